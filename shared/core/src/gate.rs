@@ -1,0 +1,186 @@
+//! What the hot path reads: a [`Gate`] per scope, closed until a moment, and a [`Breaker`], which is a gate that
+//! failures in a row close. Both are atomics, so that every thread of a replica decides on the latest finding.
+//!
+//! A closed gate may offer a probe: one single request that is let through to see whether the trouble is over.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
+use std::time::Duration;
+
+use crate::time::Mono;
+
+/// A probe whose verdict never arrives is offered again after this time.
+const PROBE_PATIENCE: Duration = Duration::from_secs(900);
+
+/// Whether traffic may pass, and if not, until when.
+#[derive(Debug)]
+pub struct Gate {
+    closed_until: AtomicU64,
+    probe_at: AtomicU64,
+}
+
+/// What a gate says at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// Everybody may pass.
+    Open,
+    /// One request may try.
+    ProbeDue,
+    /// Nobody may pass.
+    Closed,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { closed_until: AtomicU64::new(0), probe_at: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Gate {
+    /// What it says at `now`.
+    pub fn passage(&self, now: Mono) -> Passage {
+        if self.closed_until.load(Acquire) <= now.as_ms() {
+            Passage::Open
+        } else if self.probe_at.load(Acquire) <= now.as_ms() {
+            Passage::ProbeDue
+        } else {
+            Passage::Closed
+        }
+    }
+
+    /// The earliest moment at which anybody may pass; in the past if it is open.
+    pub fn reopens_at(&self) -> Mono {
+        Mono::from_ms(self.closed_until.load(Acquire).min(self.probe_at.load(Acquire)))
+    }
+
+    /// Closes it until `until`, or longer if it already is; `probe` is when one request may try before that.
+    pub fn close(&self, until: Mono, probe: Option<Mono>) {
+        self.probe_at.store(probe.unwrap_or(Mono::FOREVER).as_ms(), Release);
+        self.closed_until.fetch_max(until.as_ms(), AcqRel);
+    }
+
+    /// Opens it.
+    pub fn open(&self) {
+        self.closed_until.store(0, Release);
+        self.probe_at.store(u64::MAX, Release);
+    }
+
+    /// Takes the probe that is due; true for one caller only.
+    pub fn take_probe(&self, now: Mono) -> bool {
+        let due = self.probe_at.load(Acquire);
+        due <= now.as_ms()
+            && self.probe_at.compare_exchange(due, now.plus(PROBE_PATIENCE).as_ms(), AcqRel, Acquire).is_ok()
+    }
+
+    /// Gives a probe back that ended without a verdict: the next request may take it.
+    pub fn return_probe(&self, now: Mono) {
+        self.probe_at.fetch_min(now.as_ms(), AcqRel);
+    }
+}
+
+/// When a breaker opens and closes; see `circuit_breaker` in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerPolicy {
+    /// Failures in a row that stop traffic.
+    pub failures: u32,
+    /// Probes in a row that must succeed before traffic flows again.
+    pub successes: u32,
+    /// How long to wait before each probe.
+    pub recovery: Duration,
+}
+
+/// A gate that failures in a row close, and successful probes open.
+#[derive(Debug, Default)]
+pub struct Breaker {
+    /// What the hot path asks.
+    pub gate: Gate,
+    failures: AtomicU32,
+    successes: AtomicU32,
+}
+
+impl Breaker {
+    /// Counts a success; true if it let traffic flow again.
+    pub fn succeeded(&self, policy: &BreakerPolicy, now: Mono) -> bool {
+        if self.failures.load(Acquire) == 0 {
+            return false;
+        }
+        if self.gate.passage(now) == Passage::Open {
+            self.failures.store(0, Release);
+            return false;
+        }
+        if self.successes.fetch_add(1, AcqRel) + 1 < policy.successes {
+            self.gate.return_probe(now);
+            return false;
+        }
+        self.failures.store(0, Release);
+        self.successes.store(0, Release);
+        self.gate.open();
+        true
+    }
+
+    /// Counts a failure; true if it stopped traffic that flowed.
+    pub fn failed(&self, policy: &BreakerPolicy, now: Mono) -> bool {
+        let failures = self.failures.fetch_add(1, AcqRel).saturating_add(1);
+        if failures < policy.failures {
+            return false;
+        }
+        self.successes.store(0, Release);
+        let flowed = self.gate.passage(now) == Passage::Open;
+        self.gate.close(Mono::FOREVER, Some(now.plus(policy.recovery)));
+        flowed
+    }
+
+    /// Stops traffic at once, whatever was counted.
+    pub fn trip(&self, policy: &BreakerPolicy, probe: Mono) {
+        self.failures.fetch_max(policy.failures, AcqRel);
+        self.successes.store(0, Release);
+        self.gate.close(Mono::FOREVER, Some(probe));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: BreakerPolicy =
+        BreakerPolicy { failures: 3, successes: 2, recovery: Duration::from_secs(2) };
+
+    fn at(ms: u64) -> Mono {
+        Mono::from_ms(ms)
+    }
+
+    #[test]
+    fn a_gate_extends_and_offers_one_probe() {
+        let gate = Gate::default();
+        assert_eq!(gate.passage(at(0)), Passage::Open);
+        gate.close(at(1_000), Some(at(500)));
+        gate.close(at(900), Some(at(500)));
+        assert_eq!(gate.passage(at(499)), Passage::Closed);
+        assert_eq!(gate.passage(at(999)), Passage::ProbeDue, "900 did not shorten 1000");
+        assert!(gate.take_probe(at(600)));
+        assert!(!gate.take_probe(at(600)), "one only");
+        assert_eq!(gate.passage(at(601)), Passage::Closed);
+        gate.return_probe(at(700));
+        assert!(gate.take_probe(at(700)));
+        assert_eq!(gate.passage(at(1_000)), Passage::Open);
+    }
+
+    #[test]
+    fn a_breaker_opens_after_failures_in_a_row_and_probes_one_at_a_time() {
+        let breaker = Breaker::default();
+        breaker.failed(&POLICY, at(0));
+        breaker.failed(&POLICY, at(0));
+        breaker.succeeded(&POLICY, at(0));
+        assert!(!breaker.failed(&POLICY, at(0)), "the success started the count anew");
+        assert!(!breaker.failed(&POLICY, at(0)));
+        assert!(breaker.failed(&POLICY, at(0)));
+        assert_eq!(breaker.gate.passage(at(1_999)), Passage::Closed);
+        assert!(breaker.gate.take_probe(at(2_000)));
+        assert!(!breaker.failed(&POLICY, at(2_100)), "it had been closed already");
+        assert_eq!(breaker.gate.passage(at(4_099)), Passage::Closed, "the failed probe waits anew");
+        assert!(breaker.gate.take_probe(at(4_100)));
+        assert!(!breaker.succeeded(&POLICY, at(4_200)), "two successes are asked for");
+        assert!(breaker.gate.take_probe(at(4_200)));
+        assert!(breaker.succeeded(&POLICY, at(4_300)));
+        assert_eq!(breaker.gate.passage(at(4_300)), Passage::Open);
+    }
+}

@@ -1,0 +1,261 @@
+use super::*;
+use crate::outcome::Cause;
+
+const MODEL: &str = "gemini-2.5-flash";
+
+struct World {
+    ledger: Ledger,
+    ms: u64,
+    /// The last announcement per subject: `None` when it was cleared.
+    blocked: HashMap<Subject, Option<(Cause, Option<u64>)>>,
+    scores: HashMap<KeyId, u8>,
+    probes: Vec<KeyId>,
+}
+
+fn roster() -> Roster {
+    let keys = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("c1", "c")];
+    Roster {
+        keys: keys.map(|(key, project)| (KeyId::new(key), ProjectId::new(project))).to_vec(),
+        billing_accounts: [("a", "bill"), ("b", "bill"), ("c", "other")]
+            .map(|(project, account)| (ProjectId::new(project), account.to_owned()))
+            .into(),
+        policy: Policy {
+            bare_until_midnight: false,
+            max_failures: 3,
+            temporary_block: Duration::from_secs(300),
+        },
+    }
+}
+
+fn now(ms: u64) -> Now {
+    Now { mono: Mono::from_ms(ms), utc: Utc::from_ms(1_795_435_200_000).plus(Duration::from_millis(ms)) }
+}
+
+fn world() -> World {
+    let ledger = Ledger::new(roster(), Saved::default(), now(0));
+    World { ledger, ms: 0, blocked: HashMap::new(), scores: HashMap::new(), probes: Vec::new() }
+}
+
+impl World {
+    fn apply(&mut self, event: Event) {
+        for effect in self.ledger.apply(event, now(self.ms)) {
+            match effect {
+                Effect::Publish(delta) => delta.changes.into_iter().for_each(|change| self.see(change)),
+                Effect::Probe(key) => self.probes.push(key),
+                Effect::Save => {}
+            }
+        }
+    }
+
+    fn see(&mut self, change: Change) {
+        match change {
+            Change::Blocked { subject, cause, ttl_ms, .. } => {
+                self.blocked.insert(subject, Some((cause, ttl_ms)));
+            }
+            Change::Cleared { subject, .. } => {
+                self.blocked.insert(subject, None);
+            }
+            Change::Scored { key, score } => {
+                self.scores.insert(key, score.tenths());
+            }
+            Change::Owned(_) | Change::Validated { .. } => {}
+        }
+    }
+
+    fn report(&mut self, record: Record) {
+        self.apply(Event::Report(Report {
+            replica: crate::id::ReplicaId::new("r"),
+            seq: 1,
+            records: vec![record],
+        }));
+    }
+
+    fn fails(&mut self, key: &str, cause: Cause) {
+        self.fails_as(key, cause.outcome(), false);
+    }
+
+    fn fails_as(&mut self, key: &str, outcome: Outcome, probe: bool) {
+        self.report(Record::Failed {
+            key: KeyId::new(key),
+            model: Model::new(MODEL),
+            scope: outcome.scope,
+            cause: outcome.cause,
+            retry_after_ms: None,
+            draw: 0,
+            probe,
+        });
+    }
+
+    fn answers(&mut self, key: &str, probe: bool) {
+        let (key, model) = (KeyId::new(key), Model::new(MODEL));
+        self.report(Record::Succeeded { key, model, n: 1, ttfb_ms: 10, probe });
+    }
+
+    fn ttl(&self, subject: &Subject) -> Option<u64> {
+        self.blocked.get(subject).copied().flatten().and_then(|(_, ttl)| ttl)
+    }
+}
+
+fn bucket(project: &str) -> Subject {
+    Subject::Bucket(ProjectId::new(project), Model::new(MODEL))
+}
+
+fn key(name: &str) -> Subject {
+    Subject::Key(KeyId::new(name))
+}
+
+fn project(name: &str) -> Subject {
+    Subject::Project(ProjectId::new(name))
+}
+
+#[test]
+fn a_429_blocks_the_project_for_that_model_and_nobody_else() {
+    let mut world = world();
+    world.fails("a1", Cause::PerMinute);
+    assert_eq!(world.blocked.keys().collect::<Vec<_>>(), [&bucket("a")]);
+}
+
+#[test]
+fn one_burst_is_one_strike_and_a_new_one_escalates() {
+    let mut world = world();
+    (0..5).for_each(|_| world.fails("a1", Cause::BareRateLimit));
+    assert_eq!(world.ttl(&bucket("a")), Some(2_000), "in-flight failures of one incident do not escalate");
+    world.ms = 3_000;
+    world.fails("a2", Cause::BareRateLimit);
+    assert_eq!(world.ttl(&bucket("a")), Some(4_000));
+    world.ms = 8_000;
+    world.answers("a1", false);
+    world.fails("a1", Cause::BareRateLimit);
+    assert_eq!(world.ttl(&bucket("a")), Some(2_000), "an answer in between starts anew");
+}
+
+#[test]
+fn a_later_shorter_finding_never_shortens() {
+    let mut world = world();
+    world.fails("a1", Cause::LimitZero);
+    let long = world.ttl(&bucket("a"));
+    world.fails("a2", Cause::PerMinute);
+    assert_eq!(world.ttl(&bucket("a")), long);
+}
+
+#[test]
+fn only_the_probe_ends_a_block_before_its_time() {
+    let mut world = world();
+    world.fails("a1", Cause::PerDay);
+    world.answers("a2", false);
+    assert!(world.blocked[&bucket("a")].is_some(), "an answer that was under way proves nothing");
+    world.answers("a2", true);
+    assert_eq!(world.blocked[&bucket("a")], None);
+}
+
+#[test]
+fn one_bill_stops_every_project_that_it_pays_for() {
+    let mut world = world();
+    let outcome = Outcome { scope: Scope::BillingAccount, ..Cause::Billing.outcome() };
+    world.fails_as("a1", outcome, false);
+    let mut blocked: Vec<_> = world.blocked.keys().cloned().collect();
+    blocked.sort();
+    assert_eq!(blocked, [project("a"), project("b")]);
+}
+
+#[test]
+fn server_errors_cost_a_key_only_while_others_are_served() {
+    let mut world = world();
+    (0..10).for_each(|_| world.fails("a1", Cause::Overloaded));
+    assert!(world.scores.is_empty() && world.blocked.is_empty(), "a storm is the model's");
+    world.answers("b1", false);
+    world.fails("a1", Cause::Overloaded);
+    assert_eq!(world.scores[&KeyId::new("a1")], 8);
+    (0..2).for_each(|_| world.fails("a1", Cause::Overloaded));
+    assert_eq!(world.blocked[&key("a1")].map(|(_, ttl)| ttl), Some(None), "out until its probe");
+    world.answers("a1", true);
+    assert_eq!(world.blocked[&key("a1")], None);
+}
+
+#[test]
+fn a_dead_key_is_rechecked_after_an_hour_then_every_six() {
+    let mut world = world();
+    ["a1", "a2", "b1", "c1"].iter().for_each(|key| world.answers(key, false));
+    world.fails("a1", Cause::InvalidKey);
+    assert_eq!(world.blocked.keys().collect::<Vec<_>>(), [&key("a1")]);
+    let mut looked = Vec::new();
+    for minute in 1..=14 * 60 {
+        world.ms = minute * 60_000;
+        ["a2", "b1", "c1"].iter().for_each(|key| world.answers(key, false));
+        world.apply(Event::Scan);
+        for key in std::mem::take(&mut world.probes) {
+            assert_eq!(key, KeyId::new("a1"));
+            looked.push(minute / 60);
+            world.apply(Event::Probed { key, outcome: Some(Cause::InvalidKey.outcome()), draw: 0 });
+        }
+    }
+    assert_eq!(looked, [1, 7, 13]);
+    world.apply(Event::Probed { key: KeyId::new("a1"), outcome: None, draw: 0 });
+    assert_eq!(world.blocked[&key("a1")], None);
+}
+
+#[test]
+fn a_suspended_project_takes_all_its_keys_out() {
+    let mut world = world();
+    world.fails("a1", Cause::ProjectDisabled);
+    assert_eq!(world.blocked.keys().collect::<Vec<_>>(), [&project("a")]);
+}
+
+#[test]
+fn scores_heal_with_time_alone() {
+    let mut world = world();
+    world.fails("a1", Cause::CredentialRejected);
+    assert_eq!(world.scores[&KeyId::new("a1")], 8);
+    for second in 1..400 {
+        world.ms = second * 1_000;
+        world.apply(Event::Tick);
+    }
+    assert_eq!(world.scores[&KeyId::new("a1")], 10);
+}
+
+#[test]
+fn what_is_saved_comes_back() {
+    let mut world = world();
+    world.fails("a1", Cause::InvalidKey);
+    world.fails("b1", Cause::PerDay);
+    world.fails("c1", Cause::CredentialRejected);
+    let owned = Owned { resource: Resource::new("files/x"), project: ProjectId::new("b"), ttl_ms: 60_000 };
+    world.report(Record::Owned(owned));
+    let text = serde_json::to_string(&world.ledger.save(now(10))).unwrap();
+    let restored = Ledger::new(roster(), serde_json::from_str(&text).unwrap(), now(10));
+    let sorted = |ledger: &Ledger| {
+        let mut changes: Vec<_> = ledger.snapshot(now(10)).changes.iter().map(|c| format!("{c:?}")).collect();
+        changes.retain(|change| !change.contains("Scored"));
+        changes.sort();
+        changes
+    };
+    assert_eq!(sorted(&restored), sorted(&world.ledger));
+    assert_eq!(sorted(&restored).len(), 3);
+    assert_eq!(restored.save(now(10)).health, world.ledger.save(now(10)).health);
+}
+
+#[test]
+fn a_new_roster_keeps_what_it_still_names() {
+    let mut world = world();
+    world.fails("a1", Cause::InvalidKey);
+    world.fails("b1", Cause::InvalidKey);
+    let mut fewer = roster();
+    fewer.keys.retain(|(key, _)| key.as_str() != "b1");
+    world.apply(Event::Roster(fewer));
+    let changes = world.ledger.snapshot(now(0)).changes;
+    assert_eq!(changes.len(), 1, "{changes:?}");
+}
+
+#[test]
+fn hostile_names_stay_bounded() {
+    let mut world = world();
+    for n in 0..MAX_ENTRIES + 50 {
+        let resource = Resource::new(format!("files/{n}"));
+        let ttl_ms = 60_000 + n as u64;
+        world.report(Record::Owned(Owned { resource, project: ProjectId::new("a"), ttl_ms }));
+        if n < 50 {
+            assert_eq!(world.ledger.owned.len(), n + 1);
+        }
+    }
+    assert!(world.ledger.owned.len() <= MAX_ENTRIES);
+}

@@ -1,0 +1,140 @@
+//! What gateways and the coordinator tell each other. Durations and ages travel, never moments: no two machines
+//! have to agree on the time. Unknown fields are ignored, so that neighbouring releases understand each other.
+
+use serde::{Deserialize, Serialize};
+
+use crate::health::Score;
+use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
+use crate::outcome::{Cause, Scope};
+
+/// What a replica saw, in the order in which it saw it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Who saw it.
+    pub replica: ReplicaId,
+    /// Counts the reports of this replica from 1.
+    pub seq: u64,
+    /// What it saw.
+    pub records: Vec<Record>,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Record {
+    /// Answers in full, folded together.
+    Succeeded {
+        /// The key that was used.
+        key: KeyId,
+        /// The model that answered.
+        model: Model,
+        /// How many.
+        n: u32,
+        /// Their mean time to the first byte, in ms.
+        ttfb_ms: u32,
+        /// It was the single request that a block had let through.
+        probe: bool,
+    },
+    /// A failed attempt.
+    Failed {
+        /// The key that was used.
+        key: KeyId,
+        /// The model that was asked.
+        model: Model,
+        /// Whose state it concerns.
+        scope: Scope,
+        /// Why it failed.
+        cause: Cause,
+        /// How long the upstream asked to stay away, in ms.
+        retry_after_ms: Option<u64>,
+        /// The random draw of the block's jitter.
+        draw: u32,
+        /// It was the single request that a block had let through.
+        probe: bool,
+    },
+    /// Something was created upstream that only this project can use.
+    Owned(Owned),
+}
+
+/// Who owns a resource of the upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    /// What: an opaque name; capabilities such as upload ids are hashed first.
+    pub resource: Resource,
+    /// The project that made it.
+    pub project: ProjectId,
+    /// For how long it matters, in ms.
+    pub ttl_ms: u64,
+}
+
+/// What a block is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// A credential.
+    Key(KeyId),
+    /// A credential for one model.
+    KeyModel(KeyId, Model),
+    /// A project's quota for one model.
+    Bucket(ProjectId, Model),
+    /// A project.
+    Project(ProjectId),
+}
+
+/// One authoritative decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Change {
+    /// Traffic stays away.
+    Blocked {
+        /// From what.
+        subject: Subject,
+        /// Why.
+        cause: Cause,
+        /// For how long, in ms; `None`: until it is cleared.
+        ttl_ms: Option<u64>,
+        /// When one single request may try, in ms.
+        probe_ms: Option<u64>,
+    },
+    /// Traffic may come back before the block's time.
+    Cleared {
+        /// To what.
+        subject: Subject,
+        /// It starts slowly.
+        slow_start: bool,
+    },
+    /// A key's score.
+    Scored {
+        /// Whose.
+        key: KeyId,
+        /// The score.
+        score: Score,
+    },
+    /// Ownership of a resource.
+    Owned(Owned),
+    /// The prober found a key valid.
+    Validated {
+        /// Which.
+        key: KeyId,
+    },
+}
+
+/// Decisions that follow those of revision `prev`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The revision that these lead to.
+    pub rev: u64,
+    /// The revision that they apply to.
+    pub prev: u64,
+    /// The decisions, in order.
+    pub changes: Vec<Change>,
+}
+
+/// All decisions that hold at a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The revision.
+    pub rev: u64,
+    /// The decisions.
+    pub changes: Vec<Change>,
+}

@@ -1,0 +1,498 @@
+//! What an answer means: [`classify`] turns status and error body into an [`Outcome`], which says whose state it
+//! concerns and what the request does next. Nothing here keeps state or decides for how long; that is `block.rs`.
+//!
+//! Reasons of a structured error (`details[].reason`) decide before its message does, and the message is only
+//! searched where the upstream sends nothing else: a prompt echoed inside an error must not disable a key.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use crate::error_body::{ErrorBody, Period};
+
+/// Who or what a failure is charged to; never wider or narrower than the evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The caller: nothing of ours changes.
+    Client,
+    /// One credential.
+    Key,
+    /// One credential for one model.
+    KeyModel,
+    /// One project's quota for one model.
+    Bucket,
+    /// All of a project.
+    Project,
+    /// All projects that one billing account pays for.
+    BillingAccount,
+    /// The model, whoever asks.
+    Model,
+    /// The way out: our address, a proxy, or the target host.
+    Egress,
+}
+
+/// Why an attempt did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The request itself is wrong, or names what does not exist.
+    BadRequest,
+    /// The resource belongs to another project, or is gone.
+    ForeignResource,
+    /// The model is not offered to this key.
+    ModelNotAvailable,
+    /// The key is unknown, deleted or expired.
+    InvalidKey,
+    /// 401: the kind of credential is not (or no longer) accepted.
+    Unauthenticated,
+    /// The key was found in public and shut off.
+    Leaked,
+    /// The key's own restrictions forbid this API, referrer or address.
+    Restricted,
+    /// A credential was refused for the way in which it was presented.
+    CredentialRejected,
+    /// The project is suspended, denied, or has the API switched off.
+    ProjectDisabled,
+    /// Requests or tokens per minute.
+    PerMinute,
+    /// Input tokens per minute: a smaller request might still pass.
+    InputTokensPerMinute,
+    /// A quota that returns at Pacific midnight.
+    PerDay,
+    /// The project's tier has no quota for this model at all.
+    LimitZero,
+    /// 429 without any detail.
+    BareRateLimit,
+    /// 429 that speaks of quota but names none.
+    UnnamedQuota,
+    /// Prepaid credit or a spending cap is used up.
+    Billing,
+    /// 503 and its like.
+    Overloaded,
+    /// 500.
+    Internal,
+    /// 504: the model did not answer in the upstream's own time.
+    Deadline,
+    /// No first byte within our time.
+    Timeout,
+    /// 499 that we did not cause.
+    Cancelled,
+    /// The upstream could not be reached.
+    Connect,
+    /// The connection broke before an answer.
+    Reset,
+    /// The upstream throttles our address.
+    AddressThrottled,
+    /// The upstream does not serve our location.
+    Location,
+    /// A success that holds no answer at all.
+    EmptyAnswer,
+    /// A success that stopped before its end.
+    Truncated,
+}
+
+/// What the request that met the failure may do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// Give the answer to the caller: another attempt would say the same.
+    Never,
+    /// Try another key at once; bounded by the pool and the deadline only.
+    OtherKey,
+    /// Try again after a back-off, within the budget for transient errors.
+    BackOff,
+}
+
+/// What one failed attempt means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Outcome {
+    /// Whose state it concerns.
+    pub scope: Scope,
+    /// Why.
+    pub cause: Cause,
+    /// What the request does next.
+    pub retry: Retry,
+    /// How long the upstream asks to stay away, if it said so.
+    pub retry_after: Option<Duration>,
+}
+
+impl Cause {
+    /// The scope and the retry that belong to this cause: the one table.
+    pub const fn meaning(self) -> (Scope, Retry) {
+        match self {
+            Self::BadRequest | Self::ForeignResource => (Scope::Client, Retry::Never),
+            Self::ModelNotAvailable => (Scope::KeyModel, Retry::OtherKey),
+            Self::InvalidKey
+            | Self::Unauthenticated
+            | Self::Leaked
+            | Self::Restricted
+            | Self::CredentialRejected => (Scope::Key, Retry::OtherKey),
+            Self::ProjectDisabled | Self::Billing => (Scope::Project, Retry::OtherKey),
+            Self::PerMinute
+            | Self::InputTokensPerMinute
+            | Self::PerDay
+            | Self::LimitZero
+            | Self::BareRateLimit
+            | Self::UnnamedQuota => (Scope::Bucket, Retry::OtherKey),
+            Self::Overloaded
+            | Self::Internal
+            | Self::Deadline
+            | Self::Cancelled
+            | Self::EmptyAnswer
+            | Self::Truncated => (Scope::Model, Retry::BackOff),
+            Self::Timeout | Self::Connect | Self::Reset => (Scope::Egress, Retry::BackOff),
+            Self::AddressThrottled | Self::Location => (Scope::Egress, Retry::OtherKey),
+        }
+    }
+
+    /// The outcome of this cause with nothing else known.
+    pub const fn outcome(self) -> Outcome {
+        let (scope, retry) = self.meaning();
+        Outcome { scope, cause: self, retry, retry_after: None }
+    }
+
+    /// True if no waiting helps: an operator, or the slow re-check, must see to it.
+    pub const fn is_terminal(self) -> bool {
+        matches!(
+            self,
+            Self::InvalidKey
+                | Self::Unauthenticated
+                | Self::Leaked
+                | Self::Restricted
+                | Self::ProjectDisabled
+        )
+    }
+
+    /// The cause in the words of logs, metrics and pages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::ForeignResource => "foreign_resource",
+            Self::ModelNotAvailable => "model_not_available",
+            Self::InvalidKey => "invalid_key",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Leaked => "leaked",
+            Self::Restricted => "restricted",
+            Self::CredentialRejected => "credential_rejected",
+            Self::ProjectDisabled => "project_disabled",
+            Self::PerMinute => "per_minute",
+            Self::InputTokensPerMinute => "input_tokens_per_minute",
+            Self::PerDay => "per_day",
+            Self::LimitZero => "limit_zero",
+            Self::BareRateLimit => "bare_rate_limit",
+            Self::UnnamedQuota => "unnamed_quota",
+            Self::Billing => "billing",
+            Self::Overloaded => "overloaded",
+            Self::Internal => "internal",
+            Self::Deadline => "deadline",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+            Self::AddressThrottled => "address_throttled",
+            Self::Location => "location",
+            Self::EmptyAnswer => "empty_answer",
+            Self::Truncated => "truncated",
+        }
+    }
+}
+
+/// What an error answer means. `body` is the decoded body, whatever its form; `retry_after` is the header's value
+/// in seconds, which Google does not send but proxies do.
+pub fn classify(status: StatusCode, retry_after: Option<Duration>, body: &ErrorBody) -> Outcome {
+    let cause = cause(status, body);
+    let (mut scope, retry) = cause.meaning();
+    if cause == Cause::Billing && body.mentions("billing account") {
+        scope = Scope::BillingAccount;
+    }
+    Outcome { scope, cause, retry, retry_after: body.retry_delay.max(retry_after) }
+}
+
+fn cause(status: StatusCode, body: &ErrorBody) -> Cause {
+    match status.as_u16() {
+        400 => bad_request(body),
+        401 => Cause::Unauthenticated,
+        402 => Cause::Billing,
+        403 => forbidden(body),
+        408 | 504 => Cause::Deadline,
+        429 => rate_limited(body),
+        499 => Cause::Cancelled,
+        500 => Cause::Internal,
+        501 | 505 => Cause::BadRequest,
+        502.. => Cause::Overloaded,
+        _ => Cause::BadRequest,
+    }
+}
+
+fn bad_request(body: &ErrorBody) -> Cause {
+    if matches!(body.reason.as_str(), "API_KEY_INVALID" | "API_KEY_EXPIRED") {
+        return Cause::InvalidKey;
+    }
+    if body.status == "FAILED_PRECONDITION" {
+        if body.mentions("user location is not supported") {
+            return Cause::Location;
+        }
+        if body.mentions("billing") {
+            return Cause::Billing;
+        }
+    }
+    // The compat surface refuses some kinds of key by complaining about the header that carried it.
+    let refused = ["multiple authentication credentials", "authorization header"];
+    if body.reason.is_empty() && refused.iter().any(|text| body.mentions(text)) {
+        return Cause::CredentialRejected;
+    }
+    let whose = ["api key", "this key", "your project", "this project"];
+    if body.mentions("not available") && whose.iter().any(|text| body.mentions(text)) {
+        return Cause::ModelNotAvailable;
+    }
+    Cause::BadRequest
+}
+
+fn forbidden(body: &ErrorBody) -> Cause {
+    match body.reason.as_str() {
+        "CONSUMER_SUSPENDED" | "CONSUMER_INVALID" | "SERVICE_DISABLED" => return Cause::ProjectDisabled,
+        "BILLING_DISABLED" => return Cause::Billing,
+        "API_KEY_INVALID" => return Cause::InvalidKey,
+        reason if reason.starts_with("API_KEY_") => return Cause::Restricted,
+        _ => {}
+    }
+    if body.mentions("reported as leaked") {
+        Cause::Leaked
+    } else if body.mentions("project has been denied access") {
+        Cause::ProjectDisabled
+    } else if body.mentions("access the file") || body.mentions("cachedcontent not found") {
+        Cause::ForeignResource
+    } else if body.mentions("unregistered callers") {
+        Cause::Unauthenticated
+    } else {
+        Cause::BadRequest
+    }
+}
+
+fn rate_limited(body: &ErrorBody) -> Cause {
+    if body.limit_zero {
+        return Cause::LimitZero;
+    }
+    match body.quota {
+        Some(Period::Day) => return Cause::PerDay,
+        Some(Period::Minute) => return Cause::PerMinute,
+        Some(Period::MinuteTokens) => return Cause::InputTokensPerMinute,
+        None => {}
+    }
+    if body.html {
+        Cause::AddressThrottled
+    } else if ["prepayment credits", "spending cap", "spend cap"].iter().any(|text| body.mentions(text)) {
+        Cause::Billing
+    } else if body.mentions("exceeded your current quota") {
+        Cause::UnnamedQuota
+    } else {
+        Cause::BareRateLimit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(status: u16, body: &str) -> Outcome {
+        classify(StatusCode::from_u16(status).unwrap(), None, &ErrorBody::parse(body.as_bytes()))
+    }
+
+    fn google(code: u16, status: &str, message: &str, details: &str) -> String {
+        format!(
+            r#"{{"error":{{"code":{code},"message":"{message}","status":"{status}","details":[{details}]}}}}"#
+        )
+    }
+
+    fn info(reason: &str) -> String {
+        format!(r#"{{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"{reason}"}}"#)
+    }
+
+    fn violation(id: &str, value: &str) -> String {
+        format!(
+            r#"{{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{{"quotaId":"{id}"{value}}}]}}"#
+        )
+    }
+
+    const MINUTE: &str = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier";
+    const DAY: &str = "GenerateRequestsPerDayPerProjectPerModel-FreeTier";
+    const TOKENS: &str = "GenerateContentInputTokensPerModelPerMinute-FreeTier";
+
+    #[test]
+    fn every_family_has_its_cause() {
+        let exceeded = "You exceeded your current quota, please check your plan and billing details.";
+        let table: &[(u16, String, Cause)] = &[
+            (
+                400,
+                google(400, "INVALID_ARGUMENT", "API key not valid.", &info("API_KEY_INVALID")),
+                Cause::InvalidKey,
+            ),
+            (
+                400,
+                google(400, "INVALID_ARGUMENT", "Unknown name \\\"store\\\": Cannot find field.", ""),
+                Cause::BadRequest,
+            ),
+            (400, google(400, "INVALID_ARGUMENT", "you wrote: API key not valid", ""), Cause::BadRequest),
+            (
+                400,
+                google(400, "FAILED_PRECONDITION", "User location is not supported for the API use.", ""),
+                Cause::Location,
+            ),
+            (
+                400,
+                google(400, "FAILED_PRECONDITION", "The File abc is not in an ACTIVE state.", ""),
+                Cause::BadRequest,
+            ),
+            (
+                400,
+                google(
+                    400,
+                    "INVALID_ARGUMENT",
+                    "Multiple authentication credentials received. Please pass only one.",
+                    "",
+                ),
+                Cause::CredentialRejected,
+            ),
+            (
+                400,
+                google(400, "INVALID_ARGUMENT", "Model gemini-x is not available for this API key.", ""),
+                Cause::ModelNotAvailable,
+            ),
+            (
+                401,
+                google(401, "UNAUTHENTICATED", "x", &info("ACCESS_TOKEN_TYPE_UNSUPPORTED")),
+                Cause::Unauthenticated,
+            ),
+            (
+                403,
+                google(
+                    403,
+                    "PERMISSION_DENIED",
+                    "Your API key was reported as leaked. Please use another API key.",
+                    "",
+                ),
+                Cause::Leaked,
+            ),
+            (
+                403,
+                google(403, "PERMISSION_DENIED", "Permission denied", &info("CONSUMER_SUSPENDED")),
+                Cause::ProjectDisabled,
+            ),
+            (
+                403,
+                google(
+                    403,
+                    "PERMISSION_DENIED",
+                    "Your project has been denied access. Please contact support.",
+                    "",
+                ),
+                Cause::ProjectDisabled,
+            ),
+            (403, google(403, "PERMISSION_DENIED", "x", &info("SERVICE_DISABLED")), Cause::ProjectDisabled),
+            (403, google(403, "PERMISSION_DENIED", "x", &info("API_KEY_SERVICE_BLOCKED")), Cause::Restricted),
+            (
+                403,
+                google(403, "PERMISSION_DENIED", "x", &info("API_KEY_IP_ADDRESS_BLOCKED")),
+                Cause::Restricted,
+            ),
+            (
+                403,
+                google(
+                    403,
+                    "PERMISSION_DENIED",
+                    "You do not have permission to access the File abc or it may not exist.",
+                    "",
+                ),
+                Cause::ForeignResource,
+            ),
+            (
+                403,
+                google(403, "PERMISSION_DENIED", "The caller does not have permission", ""),
+                Cause::BadRequest,
+            ),
+            (404, google(404, "NOT_FOUND", "models/x is not found", ""), Cause::BadRequest),
+            (404, String::new(), Cause::BadRequest),
+            (413, "<html>too large</html>".into(), Cause::BadRequest),
+            (429, google(429, "RESOURCE_EXHAUSTED", exceeded, &violation(MINUTE, "")), Cause::PerMinute),
+            (
+                429,
+                google(429, "RESOURCE_EXHAUSTED", exceeded, &violation(DAY, r#","quotaValue":"20""#)),
+                Cause::PerDay,
+            ),
+            (
+                429,
+                google(429, "RESOURCE_EXHAUSTED", exceeded, &violation(TOKENS, "")),
+                Cause::InputTokensPerMinute,
+            ),
+            (
+                429,
+                google(
+                    429,
+                    "RESOURCE_EXHAUSTED",
+                    exceeded,
+                    &[violation(MINUTE, ""), violation(DAY, "")].join(","),
+                ),
+                Cause::PerDay,
+            ),
+            (
+                429,
+                google(
+                    429,
+                    "RESOURCE_EXHAUSTED",
+                    "Quota exceeded for metric: m, limit: 0, model: x",
+                    &violation(DAY, ""),
+                ),
+                Cause::LimitZero,
+            ),
+            (429, google(429, "RESOURCE_EXHAUSTED", exceeded, ""), Cause::UnnamedQuota),
+            (
+                429,
+                google(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota).", ""),
+                Cause::BareRateLimit,
+            ),
+            (
+                429,
+                google(429, "RESOURCE_EXHAUSTED", "Your prepayment credits are depleted.", ""),
+                Cause::Billing,
+            ),
+            (429, "<html>Sorry... automated queries</html>".into(), Cause::AddressThrottled),
+            (429, String::new(), Cause::BareRateLimit),
+            (499, google(499, "CANCELLED", "The operation was cancelled.", ""), Cause::Cancelled),
+            (500, google(500, "INTERNAL", "An internal error has occurred.", ""), Cause::Internal),
+            (502, "<!DOCTYPE html>Error 502 (Server Error)!!1".into(), Cause::Overloaded),
+            (503, google(503, "UNAVAILABLE", "The model is overloaded.", ""), Cause::Overloaded),
+            (504, google(504, "DEADLINE_EXCEEDED", "The request timed out.", ""), Cause::Deadline),
+        ];
+        for (status, body, expected) in table {
+            assert_eq!(of(*status, body).cause, *expected, "{status} {body}");
+            let compat = format!("[{body}]");
+            if body.starts_with('{') {
+                assert_eq!(of(*status, &compat).cause, *expected, "array-wrapped: {status} {body}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_billing_account_is_wider_than_a_project() {
+        let body = google(
+            429,
+            "RESOURCE_EXHAUSTED",
+            "Your billing account has exceeded its monthly spending cap.",
+            "",
+        );
+        assert_eq!(of(429, &body).scope, Scope::BillingAccount);
+    }
+
+    #[test]
+    fn the_longest_stated_delay_counts() {
+        let delay = r#"{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"58s"}"#;
+        let body = google(
+            429,
+            "RESOURCE_EXHAUSTED",
+            "quota. Please retry in 58.821668433s.",
+            &[violation(MINUTE, ""), delay.to_owned()].join(","),
+        );
+        assert_eq!(of(429, &body).retry_after, Some(Duration::from_millis(58_822)));
+    }
+}
