@@ -1,0 +1,220 @@
+//! The one schema that every program reads, as domain types: what is in here has been validated.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keyfleet_core::id::{Group as GroupName, KeyId, Model, ProjectId};
+
+/// A secret of the configuration: compares, hashes and exposes, but never prints.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself, for the one place that must send or compare it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The whole configuration of a deployment.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The listener, its clients and its limits.
+    pub server: Server,
+    /// Groups of keys, in the order of the file.
+    pub groups: Vec<Group>,
+    /// Projects by id, every project that a key names included.
+    pub projects: BTreeMap<ProjectId, Project>,
+    /// Retries and what a failure means.
+    pub failure: Failure,
+    /// Limit per client or address; `None`: unlimited.
+    pub rate_limit: Option<RateLimit>,
+    /// The prober.
+    pub monitoring: Monitoring,
+    /// Models to try when one is exhausted or its breaker is open.
+    pub fallbacks: BTreeMap<Model, Vec<Model>>,
+}
+
+/// `server`
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// `host`, default 127.0.0.1
+    pub host: String,
+    /// `port`, default 4806
+    pub port: u16,
+    /// `ops_port`: metrics, readiness and details on a listener of their own
+    pub ops_port: Option<u16>,
+    /// `clients`; empty: anybody may call
+    pub clients: Vec<Client>,
+    /// `trusted_proxies`: networks whose `X-Forwarded-For` counts
+    pub trusted_proxies: Vec<IpNet>,
+    /// `top_p`: injected into chat completions that carry none
+    pub top_p: Option<f64>,
+    /// `admin_token`
+    pub admin_token: Option<Secret>,
+    /// `connect_timeout_secs`, default 10
+    pub connect_timeout: Duration,
+    /// `request_timeout_secs`: until the first byte of the answer, default 600
+    pub request_timeout: Duration,
+    /// `idle_timeout_secs`: silence inside an answer that has begun, default 300
+    pub idle_timeout: Duration,
+    /// `max_wait_ms`: how long a request may wait for a key, default 0
+    pub max_wait: Duration,
+    /// `drain_timeout_secs`, default 300
+    pub drain_timeout: Duration,
+    /// `max_body_bytes`, default 100 MiB
+    pub max_body_bytes: usize,
+    /// `max_buffered_bytes` over all requests, default 512 MiB
+    pub max_buffered_bytes: usize,
+    /// `stream_heartbeat_secs`: SSE comments in silences, default off
+    pub stream_heartbeat: Option<Duration>,
+    /// `session_affinity`, default off
+    pub session_affinity: SessionAffinity,
+    /// `cors_allowed_origins`: browser origins, `*` for any; empty: CORS off
+    pub cors_allowed_origins: Vec<String>,
+    /// `state_file`, resolved against the file's folder; `None`: off
+    pub state_file: Option<PathBuf>,
+}
+
+/// Whether the requests of one conversation stay on one project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionAffinity {
+    /// Every request chooses anew.
+    Off,
+    /// Those with an `x-keyfleet-session` header stay.
+    Header,
+    /// As `Header`; without one, a hash of the leading messages decides.
+    Conversation,
+}
+
+/// One entry of `server.clients`.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Shown in logs and metrics.
+    pub name: String,
+    /// What the client presents.
+    pub token: Secret,
+}
+
+/// A network in CIDR form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpNet {
+    /// The network's address.
+    pub addr: IpAddr,
+    /// How many leading bits count.
+    pub prefix: u8,
+}
+
+/// `groups[]`
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// `name`, unique
+    pub name: GroupName,
+    /// `api_keys` and those of `api_keys_file`
+    pub keys: Vec<Key>,
+    /// `target_url`: the OpenAI-compatible base, always ending in `/`
+    pub target_url: String,
+    /// `proxy_url`: http, https or socks5, may hold credentials
+    pub proxy_url: Option<Secret>,
+    /// `model_aliases`: what the client calls it → what the upstream calls it
+    pub model_aliases: BTreeMap<Model, Model>,
+    /// `models`: patterns with `*`; empty: all
+    pub models: Vec<String>,
+    /// `priority`: lower is tried first, default 0
+    pub priority: u32,
+    /// `weight`: share of traffic among groups of one priority, default 1
+    pub weight: u32,
+}
+
+/// One key of a group.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// `id`, default a fingerprint of the secret
+    pub id: KeyId,
+    /// `key`
+    pub secret: Secret,
+    /// `project`, default one of its own
+    pub project: ProjectId,
+    /// `weight` within the group, default 1
+    pub weight: u32,
+    /// `auth_mode` of the key, else of its group, default `Auto`
+    pub auth_mode: AuthMode,
+    /// `proxy_url` of the key, else of its group
+    pub proxy_url: Option<Secret>,
+}
+
+/// How a credential is presented to the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Bearer on the compat surface, `x-goog-api-key` on the native one.
+    Auto,
+    /// Always `Authorization: Bearer`.
+    Bearer,
+    /// Always `x-goog-api-key`.
+    ApiKey,
+}
+
+/// `projects[]`
+#[derive(Debug, Clone, Default)]
+pub struct Project {
+    /// `billing_account`: projects that run dry together
+    pub billing_account: Option<String>,
+}
+
+/// Top-level options that say what a failure means.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// `internal_retries`: transient errors per request, default 2
+    pub internal_retries: u32,
+    /// `max_failures_threshold`: consecutive failures charged to one key before it is blocked, default 3
+    pub max_failures: u32,
+    /// `temporary_block_minutes`, default 5
+    pub temporary_block: Duration,
+    /// `rate_limit_behavior`
+    pub bare_429: Bare429,
+    /// `circuit_breaker.failure_threshold`, default 5
+    pub breaker_failures: u32,
+    /// `circuit_breaker.success_threshold`, default 1
+    pub breaker_successes: u32,
+    /// `circuit_breaker.recovery_timeout_secs`, default 2
+    pub breaker_recovery: Duration,
+}
+
+/// `rate_limit_behavior`: what a 429 without any detail does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bare429 {
+    /// An escalating cooldown, the default.
+    RetryNextKey,
+    /// Out until Pacific midnight.
+    BlockUntilMidnight,
+}
+
+/// `rate_limit`
+#[derive(Debug, Clone, Copy)]
+pub struct RateLimit {
+    /// `requests_per_minute`
+    pub requests_per_minute: u32,
+    /// `burst_size`, default `requests_per_minute`
+    pub burst_size: u32,
+}
+
+/// `monitoring`
+#[derive(Debug, Clone)]
+pub struct Monitoring {
+    /// `health_check_interval_secs`, default 30
+    pub health_check_interval: Duration,
+}
