@@ -1,0 +1,201 @@
+//! Files: the resumable upload, and who may see what it made.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use memchr::memmem;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::call::{Call, whole};
+use crate::chance::LOWER;
+use crate::clock::rfc3339;
+use crate::errors::{self, Failure};
+use crate::exchange::hex;
+use crate::models;
+use crate::reply::Reply;
+use crate::route::Kind;
+use crate::store::{Resource, Session, upload_id};
+
+const LIFETIME_MS: i64 = 48 * 3_600_000;
+/// The longest file that is kept.
+const MAX_FILE: usize = 256 * 1024 * 1024;
+
+pub(crate) fn upload(call: &mut Call<'_>) -> Result<Reply, Failure> {
+    let command = header(call, "x-goog-upload-command").unwrap_or_default().to_ascii_lowercase();
+    let id = upload_id(call.head.uri.query()).map(str::to_owned);
+    match (id, command.as_str()) {
+        (None, "start") => start(call),
+        (None, _) => {
+            let session = session(call);
+            let mime_type = header(call, "content-type").unwrap_or("application/octet-stream").to_owned();
+            let data = call.body.to_vec();
+            Ok(store(call, Session { mime_type, data, ..session }))
+        }
+        (Some(id), "query") => {
+            let Some(received) = call.state.store.with_session(&id, |session| session.data.len()) else {
+                return Err(terminated());
+            };
+            let mut reply = status("active");
+            set(&mut reply, "x-goog-upload-size-received", &received.to_string());
+            Ok(reply)
+        }
+        (Some(id), "cancel") => {
+            call.state.store.close_session(&id);
+            Ok(status("cancelled"))
+        }
+        (Some(id), command) => append(call, &id, command.contains("finalize")),
+    }
+}
+
+fn start(call: &mut Call<'_>) -> Result<Reply, Failure> {
+    let id = call.chance.id(48, crate::chance::MIXED);
+    let session = session(call);
+    if !call.state.store.open_session(&id, session) {
+        return Err(errors::bad_request("400:uploads", "Too many uploads."));
+    }
+    let host = header(call, "host").map_or_else(|| call.local.to_string(), str::to_owned);
+    let secret = &call.caller.key.secret;
+    let url =
+        format!("http://{host}/upload/v1beta/files?key={secret}&upload_id={id}&upload_protocol=resumable");
+    let mut reply = status("active");
+    set(&mut reply, "x-goog-upload-url", &url);
+    set(&mut reply, "x-goog-upload-control-url", &url);
+    set(&mut reply, "x-goog-upload-chunk-granularity", "8388608");
+    set(&mut reply, "x-guploader-uploadid", &id);
+    Ok(reply)
+}
+
+/// What the first step says about the file.
+fn session(call: &Call<'_>) -> Session {
+    let body: Value = serde_json::from_slice(call.body).unwrap_or_default();
+    let text =
+        |names: [&str; 2]| names.iter().find_map(|name| body["file"][*name].as_str()).map(str::to_owned);
+    let declared = header(call, "x-goog-upload-header-content-type").map(str::to_owned);
+    let name = text(["name", "name"]).map(|name| name.trim_start_matches("files/").to_owned());
+    Session {
+        secret: call.caller.key.secret.clone(),
+        project: call.caller.project.id.clone(),
+        mime_type: declared
+            .or_else(|| text(["mimeType", "mime_type"]))
+            .unwrap_or_else(|| "application/octet-stream".to_owned()),
+        display_name: text(["displayName", "display_name"]),
+        name,
+        data: Vec::new(),
+    }
+}
+
+fn append(call: &mut Call<'_>, id: &str, finalize: bool) -> Result<Reply, Failure> {
+    let offset = header(call, "x-goog-upload-offset").and_then(|text| text.parse::<usize>().ok());
+    let body = call.body;
+    let fits = call.state.store.with_session(id, |session| {
+        let fits = offset.is_none_or(|offset| offset == session.data.len())
+            && session.data.len() + body.len() <= MAX_FILE;
+        if fits {
+            session.data.extend_from_slice(body);
+        }
+        fits
+    });
+    match fits {
+        None => Err(terminated()),
+        Some(false) => Err(errors::bad_request("400:upload_offset", "Upload offset does not match.")),
+        Some(true) if !finalize => Ok(status("active")),
+        Some(true) => {
+            let session = call.state.store.close_session(id).ok_or_else(terminated)?;
+            let mut reply = store(call, session);
+            set(&mut reply, "x-goog-upload-status", "final");
+            Ok(reply)
+        }
+    }
+}
+
+fn terminated() -> Failure {
+    errors::bad_request("400:upload_terminated", "Upload has already been terminated.")
+}
+
+/// Makes the file of a finished upload.
+fn store(call: &mut Call<'_>, session: Session) -> Reply {
+    let id = session.name.unwrap_or_else(|| call.chance.id(12, LOWER));
+    let now = rfc3339(call.now_ms);
+    let mut body = json!({
+        "name": format!("files/{id}"), "mimeType": session.mime_type, "sizeBytes": session.data.len().to_string(),
+        "createTime": now, "updateTime": now, "expirationTime": rfc3339(call.now_ms + LIFETIME_MS),
+        "sha256Hash": crate::embed::base64(hex(&Sha256::digest(&session.data)).as_bytes()),
+        "uri": format!("https://generativelanguage.googleapis.com/v1beta/files/{id}"),
+        "state": "ACTIVE", "source": "UPLOADED",
+    });
+    if let Some(display_name) = session.display_name {
+        body["displayName"] = json!(display_name);
+    }
+    let reply = whole(models::pretty(&json!({"file": body})));
+    let content = Bytes::from(session.data);
+    let expires_ms = call.now_ms + LIFETIME_MS;
+    call.state.store.put(Kind::Files, &id, Resource { project: session.project, body, expires_ms, content });
+    reply
+}
+
+pub(crate) fn serve(call: &Call<'_>, id: Option<&str>) -> Result<Reply, Failure> {
+    let store = &call.state.store;
+    let Some(id) = id else {
+        let files = store.list(Kind::Files, &call.caller.project.id, call.now_ms);
+        let body = if files.is_empty() { json!({}) } else { json!({"files": files}) };
+        return Ok(whole(models::pretty(&body)));
+    };
+    let file = own(call, id)?;
+    if call.head.method == Method::DELETE {
+        store.remove(Kind::Files, id);
+        return Ok(whole(models::pretty(&json!({}))));
+    }
+    Ok(whole(models::pretty(&file.body)))
+}
+
+pub(crate) fn download(call: &Call<'_>, id: &str) -> Result<Reply, Failure> {
+    let file = own(call, id)?;
+    Ok(Reply::new(StatusCode::OK, "application/octet-stream", file.content))
+}
+
+/// A file of the caller's project. Another project's and none at all look the same.
+fn own(call: &Call<'_>, id: &str) -> Result<Resource, Failure> {
+    let file = call.state.store.get(Kind::Files, id, call.now_ms);
+    file.filter(|file| file.project == call.caller.project.id).ok_or_else(|| errors::file_forbidden(id))
+}
+
+/// Refuses a body that refers to a file or a cache which the caller's project does not own.
+pub(crate) fn check_references(call: &Call<'_>) -> Result<(), Failure> {
+    let body = call.body;
+    if memmem::find(body, b"fileUri").is_some() || memmem::find(body, b"file_uri").is_some() {
+        for id in ids_after(body, b"/files/") {
+            own(call, &id)?;
+        }
+    }
+    for id in ids_after(body, b"\"cachedContents/") {
+        let cache = call.state.store.get(Kind::CachedContents, &id, call.now_ms);
+        if cache.is_none_or(|cache| cache.project != call.caller.project.id) {
+            return Err(errors::cache_forbidden());
+        }
+    }
+    Ok(())
+}
+
+fn ids_after<'b>(body: &'b [u8], prefix: &'static [u8]) -> impl Iterator<Item = String> + 'b {
+    memmem::find_iter(body, prefix).map(move |at| {
+        let rest = body.get(at + prefix.len()..).unwrap_or_default();
+        let id = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'-');
+        id.map(|byte| char::from(*byte)).collect()
+    })
+}
+
+fn header<'h>(call: &'h Call<'_>, name: &str) -> Option<&'h str> {
+    call.head.headers.get(name)?.to_str().ok()
+}
+
+fn status(status: &str) -> Reply {
+    let mut reply = Reply::new(StatusCode::OK, "text/plain; charset=utf-8", Bytes::new());
+    set(&mut reply, "x-goog-upload-status", status);
+    reply
+}
+
+fn set(reply: &mut Reply, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        reply.headers.insert(HeaderName::from_static(name), value);
+    }
+}

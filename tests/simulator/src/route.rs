@@ -1,0 +1,172 @@
+//! Every path of both surfaces, on one screen.
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
+
+/// Which face of the API a request was addressed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Surface {
+    /// `/{version}/openai/…`.
+    Compat,
+    /// `/{version}/…`, and every path that belongs to no surface.
+    Native,
+    /// `/upload/…` and `/download/…`.
+    Upload,
+    /// `/__sim/…`; never in the log.
+    Control,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) surface: Surface,
+    pub(crate) version: String,
+    pub(crate) op: Op,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    Chat,
+    CompatEmbeddings,
+    CompatImages,
+    ListModels,
+    GetModel(String),
+    Generate { model: String, stream: bool },
+    CountTokens(String),
+    Embed(String),
+    BatchEmbed(String),
+    BatchGenerate(String),
+    Upload,
+    Download(String),
+    Resource { kind: Kind, id: Option<String>, verb: Option<String> },
+    NoPage,
+    NoMethod,
+}
+
+/// Resources that belong to the project which made them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    Files,
+    CachedContents,
+    Batches,
+    Interactions,
+}
+
+impl Kind {
+    pub(crate) fn collection(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::CachedContents => "cachedContents",
+            Self::Batches => "batches",
+            Self::Interactions => "interactions",
+        }
+    }
+}
+
+impl Route {
+    pub(crate) fn of(method: &Method, path: &str) -> Self {
+        let decoded = percent_decode_str(path).decode_utf8_lossy();
+        let parts: Vec<&str> = decoded.split('/').filter(|part| !part.is_empty()).collect();
+        let (surface, version, op) = match parts.as_slice() {
+            ["__sim", ..] => (Surface::Control, "", Op::NoPage),
+            ["upload", version, "files"] => (Surface::Upload, *version, upload(method)),
+            ["download", version, "files", file] => (Surface::Upload, *version, download(file)),
+            [version, "openai", rest @ ..] if is_version(version) => {
+                (Surface::Compat, *version, compat(method, rest))
+            }
+            [version, rest @ ..] if is_version(version) => (Surface::Native, *version, native(method, rest)),
+            _ => (Surface::Native, "", Op::NoPage),
+        };
+        Self { surface, version: version.to_owned(), op }
+    }
+
+    /// The name of the called method, as errors and audit logs show it.
+    pub(crate) fn rpc(&self) -> String {
+        let name = match &self.op {
+            Op::Chat | Op::Generate { stream: false, .. } => "GenerativeService.GenerateContent",
+            Op::Generate { .. } => "GenerativeService.StreamGenerateContent",
+            Op::CountTokens(_) => "GenerativeService.CountTokens",
+            Op::Embed(_) => "GenerativeService.EmbedContent",
+            Op::BatchEmbed(_) | Op::CompatEmbeddings => "GenerativeService.BatchEmbedContents",
+            Op::BatchGenerate(_) => "GenerativeService.BatchGenerateContent",
+            Op::GetModel(_) => "ModelService.GetModel",
+            Op::Upload => "FileService.CreateFile",
+            Op::Resource { kind: Kind::Files, .. } | Op::Download(_) => "FileService.GetFile",
+            Op::Resource { kind: Kind::CachedContents, .. } => "CacheService.GetCachedContent",
+            Op::ListModels | Op::Resource { .. } | Op::CompatImages | Op::NoPage | Op::NoMethod => {
+                "ModelService.ListModels"
+            }
+        };
+        let version = if self.version.is_empty() { "v1beta" } else { &self.version };
+        format!("google.ai.generativelanguage.{version}.{name}")
+    }
+}
+
+fn is_version(part: &str) -> bool {
+    matches!(part, "v1" | "v1beta" | "v1alpha")
+}
+
+fn compat(method: &Method, path: &[&str]) -> Op {
+    match (method.as_str(), path) {
+        ("POST", ["chat", "completions"]) => Op::Chat,
+        ("POST", ["embeddings"]) => Op::CompatEmbeddings,
+        ("POST", ["images", "generations"]) => Op::CompatImages,
+        ("GET", ["models"]) => Op::ListModels,
+        ("GET", ["models", id] | ["models", "models", id]) => Op::GetModel((*id).to_owned()),
+        ("GET" | "POST", ["batches"]) => Op::Resource { kind: Kind::Batches, id: None, verb: None },
+        ("GET", ["batches", id] | ["batches", "batches", id]) => resource(Kind::Batches, id),
+        _ => Op::NoMethod,
+    }
+}
+
+fn native(method: &Method, path: &[&str]) -> Op {
+    let post = method == Method::POST;
+    match path {
+        ["models"] if method == Method::GET => Op::ListModels,
+        ["models", id] if method == Method::GET => Op::GetModel((*id).to_owned()),
+        ["models", call] if post => model_call(call),
+        [collection] => {
+            kind(collection).map_or(Op::NoPage, |kind| Op::Resource { kind, id: None, verb: None })
+        }
+        [collection, id] => kind(collection).map_or(Op::NoPage, |kind| resource(kind, id)),
+        _ => Op::NoPage,
+    }
+}
+
+fn model_call(call: &str) -> Op {
+    let Some((model, method)) = call.rsplit_once(':') else { return Op::NoPage };
+    let model = model.to_owned();
+    match method {
+        "generateContent" => Op::Generate { model, stream: false },
+        "streamGenerateContent" => Op::Generate { model, stream: true },
+        "countTokens" => Op::CountTokens(model),
+        "embedContent" => Op::Embed(model),
+        "batchEmbedContents" => Op::BatchEmbed(model),
+        "batchGenerateContent" | "asyncBatchEmbedContent" => Op::BatchGenerate(model),
+        _ => Op::NoPage,
+    }
+}
+
+fn kind(collection: &str) -> Option<Kind> {
+    match collection {
+        "files" => Some(Kind::Files),
+        "cachedContents" => Some(Kind::CachedContents),
+        "batches" => Some(Kind::Batches),
+        "interactions" => Some(Kind::Interactions),
+        _ => None,
+    }
+}
+
+fn resource(kind: Kind, id: &str) -> Op {
+    let (id, verb) = id.split_once(':').map_or((id, None), |(id, verb)| (id, Some(verb.to_owned())));
+    Op::Resource { kind, id: Some(id.to_owned()), verb }
+}
+
+fn upload(method: &Method) -> Op {
+    if method == Method::POST || method == Method::PUT { Op::Upload } else { Op::NoPage }
+}
+
+fn download(file: &str) -> Op {
+    file.strip_suffix(":download").map_or(Op::NoPage, |id| Op::Download(id.to_owned()))
+}

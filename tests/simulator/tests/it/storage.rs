@@ -1,0 +1,92 @@
+//! Files and caches belong to the project that made them.
+
+use keyfleet_simulator::World;
+use serde_json::json;
+
+use crate::client::{HELLO, NATIVE, gemini, get, post, send};
+
+#[tokio::test]
+async fn an_upload_is_two_steps_the_second_without_a_credential() {
+    let gemini = gemini(World::pool(2, 1)).await;
+    let secrets = gemini.world().secrets();
+    let start = [
+        ("x-goog-api-key", secrets[0].as_str()),
+        ("x-goog-upload-protocol", "resumable"),
+        ("x-goog-upload-command", "start"),
+        ("x-goog-upload-header-content-type", "text/plain"),
+    ];
+    let body = r#"{"file":{"display_name":"notes","size_bytes":9}}"#;
+    let begun = send(&gemini, "POST", "/upload/v1beta/files", &start, body).await;
+    assert_eq!((begun.status, begun.header("x-goog-upload-status"), begun.body.len()), (200, "active", 0));
+    let url = begun.header("x-goog-upload-url").to_owned();
+    let prefix = format!("{}/upload/v1beta/files?key={}&upload_id=", gemini.url(), secrets[0]);
+    assert!(url.starts_with(&prefix), "{url}");
+
+    let path = url.trim_start_matches(&gemini.url());
+    let without_key = path.replace(&format!("key={}&", secrets[0]), "");
+    let part = |offset, command| [("x-goog-upload-offset", offset), ("x-goog-upload-command", command)];
+    let wrong = send(&gemini, "POST", &without_key, &part("3", "upload"), "some ").await;
+    assert_eq!(wrong.status, 400);
+    let first = send(&gemini, "POST", &without_key, &part("0", "upload"), "some ").await;
+    assert_eq!(first.header("x-goog-upload-status"), "active");
+    let last = send(&gemini, "POST", &without_key, &part("5", "upload, finalize"), "text").await;
+    assert_eq!(last.header("x-goog-upload-status"), "final");
+    let file = last.json()["file"].clone();
+    assert_eq!((&file["sizeBytes"], &file["displayName"]), (&json!("9"), &json!("notes")));
+    assert_eq!(gemini.log()[3].project.as_deref(), Some("p1"));
+    assert!(gemini.log()[3].credentials.is_empty());
+
+    let name = file["name"].as_str().unwrap();
+    assert_eq!(get(&gemini, &secrets[0], &format!("/v1beta/{name}")).await.json(), file);
+    let content = get(&gemini, &secrets[0], &format!("/download/v1beta/{name}:download?alt=media")).await;
+    assert_eq!(content.text(), "some text");
+    let using = json!({"contents": [{"parts": [{"fileData": {"fileUri": file["uri"]}}]}]}).to_string();
+    assert_eq!(post(&gemini, &secrets[0], NATIVE, &using).await.status, 200);
+    let foreign = post(&gemini, &secrets[1], NATIVE, &using).await;
+    let id = name.trim_start_matches("files/");
+    let text = format!("You do not have permission to access the File {id} or it may not exist.");
+    assert_eq!((foreign.status, foreign.message()), (403, text.clone()));
+    let path = format!("/v1beta/{name}");
+    let foreign = send(&gemini, "DELETE", &path, &[("x-goog-api-key", &secrets[1])], "").await;
+    assert_eq!(foreign.message(), text);
+    let own = send(&gemini, "DELETE", &path, &[("x-goog-api-key", &secrets[0])], "").await;
+    assert_eq!(own.status, 200);
+    assert_eq!(get(&gemini, &secrets[0], "/v1beta/files").await.json(), json!({}));
+}
+
+#[tokio::test]
+async fn a_cache_is_used_by_its_project_alone_and_dies_with_its_ttl() {
+    let gemini = gemini(World::pool(2, 1)).await;
+    let secrets = gemini.world().secrets();
+    let body = r#"{"model":"models/gemini-2.5-flash","contents":[{"parts":[{"text":"long"}]}],"ttl":"600s"}"#;
+    let made = post(&gemini, &secrets[0], "/v1beta/cachedContents", body).await.json();
+    let name = made["name"].as_str().unwrap();
+    let using = HELLO.replacen('{', &format!("{{\"cachedContent\":\"{name}\","), 1);
+    assert_eq!(post(&gemini, &secrets[0], NATIVE, &using).await.status, 200);
+    let foreign = post(&gemini, &secrets[1], NATIVE, &using).await;
+    assert_eq!(
+        (foreign.status, foreign.message().as_str()),
+        (403, "CachedContent not found (or permission denied)")
+    );
+    gemini.clock().advance_ms(600_000);
+    assert_eq!(post(&gemini, &secrets[0], NATIVE, &using).await.status, 403);
+}
+
+#[tokio::test]
+async fn an_interaction_continues_only_in_its_project_and_fails_in_its_own_dialect() {
+    let gemini = gemini(World::pool(2, 1)).await;
+    let secrets = gemini.world().secrets();
+    let first =
+        post(&gemini, &secrets[0], "/v1beta/interactions", r#"{"model":"gemini-2.5-flash","input":"hi"}"#)
+            .await
+            .json();
+    assert_eq!(first["status"], "completed");
+    let next = json!({"model": "gemini-2.5-flash", "input": "on", "previous_interaction_id": first["id"]})
+        .to_string();
+    assert_eq!(post(&gemini, &secrets[0], "/v1beta/interactions", &next).await.status, 200);
+    let foreign = post(&gemini, &secrets[1], "/v1beta/interactions", &next).await;
+    assert_eq!(foreign.json()["error"]["code"], "not_found");
+    let stream = next.replacen('{', "{\"stream\":true,", 1);
+    let stream = post(&gemini, &secrets[0], "/v1beta/interactions", &stream).await.text();
+    assert!(stream.contains("\"event_type\":\"content.delta\""), "{stream}");
+}
