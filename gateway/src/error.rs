@@ -1,0 +1,247 @@
+//! Every error that a client sees: one type, one match to each dialect. Internals are logged, never shown.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use keyfleet_core::error_body::ErrorBody;
+use keyfleet_core::select::{Blame, NoKey};
+use keyfleet_core::time::Mono;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::budget::Refused;
+use crate::call::Surface;
+use crate::live::Live;
+use crate::redact::{redact, redact_json};
+
+/// Clients that retry by themselves give up on longer waits.
+const HOPELESS: Duration = Duration::from_secs(120);
+
+/// An answer that is an error.
+#[derive(Debug, Clone)]
+pub(crate) struct Fault {
+    pub(crate) status: StatusCode,
+    /// Google's word for it: `RESOURCE_EXHAUSTED`…
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) details: Option<Value>,
+    /// When a retry may succeed; `None`: nothing is known about it.
+    pub(crate) retry: Option<Retry>,
+}
+
+/// Whether the same request may succeed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// After so long.
+    After(Duration),
+    /// Not within any time that a client would wait.
+    Hopeless,
+}
+
+impl Fault {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        let code = google_code(status).to_owned();
+        Self { status, code, message: message.into(), details: None, retry: None }
+    }
+
+    pub(crate) fn with_retry(mut self, retry: Retry) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+
+    /// An upstream error as the client may see it.
+    pub(crate) fn upstream(status: StatusCode, body: &ErrorBody, live: &Live) -> Self {
+        let mut fault = Self::new(status, redact(&body.message, live));
+        if fault.message.is_empty() {
+            fault.message = match status {
+                StatusCode::NOT_FOUND => "The upstream does not know this path.".to_owned(),
+                _ => format!("The upstream answered {status} without an explanation."),
+            };
+        }
+        if !body.status.is_empty() {
+            fault.code.clone_from(&body.status);
+        }
+        fault.details = body.details.as_ref().and_then(|error| error.get("details")).cloned();
+        if let Some(details) = &mut fault.details {
+            redact_json(details, live);
+        }
+        fault
+    }
+
+    /// No key for `model`.
+    pub(crate) fn no_key(refusal: NoKey, model: &str, now: Mono) -> Self {
+        let retry = if refusal.retry_at == Mono::FOREVER {
+            Retry::Hopeless
+        } else {
+            Retry::After(refusal.retry_at.since(now).max(Duration::from_millis(1)))
+        };
+        let model = if model.is_empty() { "this request" } else { model };
+        let fault = match refusal.blame {
+            Blame::Quota => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!(
+                    "The quota of every key for {model} is used up. The time when the first one returns is in Retry-After."
+                ),
+            ),
+            Blame::Model => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{model} is overloaded upstream. It is tried again within seconds."),
+            ),
+            Blame::Egress => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The upstream cannot be reached. It is tried again within seconds.",
+            ),
+            Blame::Keys => Self::new(
+                StatusCode::BAD_GATEWAY,
+                format!(
+                    "No key works for {model}: all are disabled or blocked. The operator finds the reasons at /health/detailed."
+                ),
+            ),
+            Blame::Tried => Self::new(
+                StatusCode::BAD_GATEWAY,
+                format!("Every key for {model} was tried without success."),
+            ),
+        };
+        fault.with_retry(retry)
+    }
+
+    pub(crate) fn body_refused(why: Refused, limit: usize) -> Self {
+        match why {
+            Refused::TooLarge => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("The request's body is larger than {limit} bytes."),
+            ),
+            Refused::OutOfMemory => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "Too many large requests at one time. Try again.")
+                    .with_retry(Retry::After(Duration::from_secs(1)))
+            }
+            Refused::Incomplete => Self::new(StatusCode::BAD_REQUEST, "The request's body did not arrive."),
+        }
+    }
+
+    /// The JSON of this error in a dialect.
+    pub(crate) fn to_json(&self, surface: Surface) -> Value {
+        let mut error = match surface {
+            Surface::Compat => json!({
+                "message": self.message,
+                "type": openai_type(self.status),
+                "code": openai_code(self.status),
+                "param": null,
+                "status": self.code,
+            }),
+            Surface::Native => json!({
+                "code": self.status.as_u16(),
+                "message": self.message,
+                "status": self.code,
+            }),
+        };
+        if let (Some(details), Some(fields)) = (&self.details, error.as_object_mut()) {
+            fields.insert("details".to_owned(), details.clone());
+        }
+        json!({ "error": error })
+    }
+
+    /// This error as the last event of a stream that has begun.
+    pub(crate) fn to_event(&self, surface: Surface) -> Bytes {
+        let end = if surface == Surface::Native { "\r\n\r\n" } else { "\n\n" };
+        let mut json = self.to_json(surface);
+        if surface == Surface::Compat {
+            json["error"]["code"] = json!(self.status.as_u16());
+        }
+        Bytes::from(format!("data: {json}{end}"))
+    }
+
+    /// This error as an answer.
+    pub(crate) fn respond(&self, surface: Surface) -> Response {
+        let mut response = Response::new(Body::from(self.to_json(surface).to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        match self.retry {
+            Some(Retry::After(wait)) => {
+                let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                headers.insert(RETRY_AFTER, HeaderValue::from(millis.div_ceil(1_000)));
+                headers.insert("retry-after-ms", HeaderValue::from(millis));
+                if wait > HOPELESS {
+                    headers.insert("x-should-retry", HeaderValue::from_static("false"));
+                }
+            }
+            Some(Retry::Hopeless) => {
+                headers.insert("x-should-retry", HeaderValue::from_static("false"));
+            }
+            None => {}
+        }
+        response
+    }
+}
+
+fn google_code(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "UNAUTHENTICATED",
+        403 => "PERMISSION_DENIED",
+        404 => "NOT_FOUND",
+        429 => "RESOURCE_EXHAUSTED",
+        499 => "CANCELLED",
+        500 => "INTERNAL",
+        502 | 503 => "UNAVAILABLE",
+        504 => "DEADLINE_EXCEEDED",
+        _ => "INVALID_ARGUMENT",
+    }
+}
+
+fn openai_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        429 => "rate_limit_error",
+        500.. => "upstream_error",
+        _ => "invalid_request_error",
+    }
+}
+
+fn openai_code(status: StatusCode) -> Option<&'static str> {
+    match status.as_u16() {
+        401 => Some("invalid_api_key"),
+        429 => Some("rate_limit_exceeded"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_when_to_come_back() {
+        let of = |retry_at| {
+            let refusal = NoKey { blame: Blame::Quota, retry_at };
+            Fault::no_key(refusal, "m", Mono::from_ms(1_000)).respond(Surface::Compat)
+        };
+        let soon = of(Mono::from_ms(2_500));
+        assert_eq!(soon.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            (&soon.headers()["retry-after"], &soon.headers()["retry-after-ms"]),
+            (&"2".parse().unwrap(), &"1500".parse().unwrap())
+        );
+        assert!(!soon.headers().contains_key("x-should-retry"));
+        assert_eq!(of(Mono::from_ms(200_000)).headers()["x-should-retry"], "false");
+        let never = of(Mono::FOREVER);
+        assert_eq!(never.headers()["x-should-retry"], "false");
+        assert!(!never.headers().contains_key("retry-after"));
+    }
+
+    #[test]
+    fn each_dialect_gets_its_envelope() {
+        let fault = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "busy");
+        assert_eq!(
+            fault.to_json(Surface::Native),
+            json!({"error":{"code":503,"message":"busy","status":"UNAVAILABLE"}})
+        );
+        assert_eq!(fault.to_json(Surface::Compat)["error"]["type"], "upstream_error");
+        assert!(fault.to_event(Surface::Native).ends_with(b"}}\r\n\r\n"));
+        assert!(fault.to_event(Surface::Compat).ends_with(b"}}\n\n"));
+    }
+}

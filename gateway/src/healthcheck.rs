@@ -1,0 +1,35 @@
+//! `gateway healthcheck`: for containers, which have no curl.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use keyfleet_service::config::Config;
+
+/// Asks a gateway on this machine for `/health`; the exit code is the answer.
+pub(crate) fn healthcheck(config: &Config) -> ExitCode {
+    let host = match config.server.host.as_str() {
+        "0.0.0.0" => "127.0.0.1",
+        "::" => "::1",
+        host => host,
+    };
+    match ask_health(host, config.server.port) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("no gateway answers on {host}:{}: {error}", config.server.port);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask_health(host: &str, port: u16) -> io::Result<()> {
+    let limit = Some(Duration::from_secs(3));
+    let mut stream = TcpStream::connect((host, port))?;
+    stream.set_read_timeout(limit)?;
+    stream.set_write_timeout(limit)?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status)?;
+    if status.ends_with(b"200") { Ok(()) } else { Err(io::Error::other("it is not healthy")) }
+}

@@ -1,0 +1,232 @@
+//! The gateway.
+//!
+//! # The life of a request
+//!
+//! [`serve`](self) accepts a connection and gives it to a worker. `router` finds the route: health and metrics are
+//! answered here, everything else is `request::handle`, which asks who calls (`auth`), which surface is meant
+//! (`api`), and reads the body within its limits (`budget`) and in one pass (`skim`). The result is a `call::Call`.
+//!
+//! `pipeline::answer` is the page: it takes a permit for a key from the `pool`, sends the call with it (`upstream`),
+//! and reads the answer far enough to know whether it is one (`answer`). A failure is classified by
+//! `keyfleet_core::outcome`, acted on at once, and reported; `keyfleet_core::retry` says what comes next. An answer
+//! goes into the `relay`, which passes it through and settles the attempt when it ends, however it ends. Errors
+//! leave through `error`, in the caller's dialect; `trail` writes the request's line.
+//!
+//! In the background, `sync` exchanges findings for decisions with the coordinator. No request waits for it.
+
+mod answer;
+mod api;
+mod auth;
+mod budget;
+mod call;
+mod error;
+mod heartbeat;
+mod last_words;
+mod live;
+mod metrics;
+mod ops;
+mod pipeline;
+mod pool;
+mod redact;
+mod relay;
+mod request;
+mod router;
+mod serve;
+mod skim;
+mod sse;
+mod sync;
+mod trail;
+mod upload;
+mod upstream;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire};
+use std::time::Duration;
+
+use keyfleet_core::time::Mono;
+use keyfleet_fabric::local::GatewayEnd;
+use keyfleet_service::clock;
+use keyfleet_service::config::Config;
+use keyfleet_service::logging::AccessLog;
+use keyfleet_service::shutdown::Shutdown;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::live::Live;
+use crate::pool::Pool;
+
+/// After the drain, what is left gets this long to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What the workers of one process share.
+struct App {
+    pool: Arc<Pool>,
+    coordinator: GatewayEnd,
+    metrics: metrics::Metrics,
+    log: AccessLog,
+    /// Whether finished requests are logged at all.
+    logs_requests: bool,
+    budget: Arc<budget::Budget>,
+    last_words: last_words::LastWords,
+    began: Mono,
+    /// When the coordinator was last heard, on the process's clock in ms; 0: never.
+    state_at: AtomicU64,
+    soft: CancellationToken,
+    hard: CancellationToken,
+}
+
+/// One worker's view of it.
+#[derive(Clone)]
+struct Worker {
+    app: Arc<App>,
+    number: usize,
+}
+
+impl App {
+    fn why_not_ready(&self) -> Option<&'static str> {
+        if self.soft.is_cancelled() {
+            Some("draining")
+        } else if self.state_at.load(Acquire) == 0 {
+            Some("the state of the keys has not arrived yet")
+        } else {
+            None
+        }
+    }
+
+    fn state_age(&self, now: Mono) -> Option<Duration> {
+        let at = self.state_at.load(Acquire);
+        (at > 0).then(|| now.since(Mono::from_ms(at)))
+    }
+}
+
+/// Where a gateway listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For clients.
+    pub clients: TcpListener,
+    /// For operators, if they have one of their own.
+    pub ops: Option<TcpListener>,
+}
+
+/// Whether a configuration can be put in force; the error says what is wrong with it.
+pub fn check(config: &Arc<Config>) -> Result<(), String> {
+    Live::new(config.clone(), 1).map(|_| ())
+}
+
+/// Serves until the soft token of `shutdown`, then lets requests end for `server.drain_timeout_secs`. Every later
+/// value of `config` is put in force without dropping a request; `reloads` says whether the file on disk is good.
+pub async fn run(
+    config: watch::Receiver<Arc<Config>>,
+    reloads: watch::Receiver<bool>,
+    listeners: Listeners,
+    coordinator: GatewayEnd,
+    shutdown: &Shutdown,
+) -> Result<(), RunError> {
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let live = Live::new(config.borrow().clone(), count).map_err(RunError::Config)?;
+    let app = Arc::new(App {
+        pool: Pool::new(live),
+        coordinator,
+        metrics: metrics::Metrics::new(),
+        log: AccessLog::stdout(),
+        logs_requests: tracing::enabled!(target: "request", tracing::Level::INFO),
+        budget: Arc::default(),
+        last_words: last_words::LastWords::default(),
+        began: clock::mono(),
+        state_at: AtomicU64::new(0),
+        soft: shutdown.soft().clone(),
+        hard: shutdown.hard().clone(),
+    });
+    let stop_sync = CancellationToken::new();
+    let sync = tokio::spawn(sync::run(app.clone(), stop_sync.clone()));
+    shutdown.spawn_critical("reload", follow(app.clone(), config.clone(), reloads, count, app.soft.clone()));
+
+    let soft = app.soft.clone();
+    let with_ops = listeners.ops.is_none();
+    let workers: io::Result<Vec<_>> = (0..count)
+        .map(|number| {
+            let worker = Worker { app: app.clone(), number };
+            serve::start(format!("worker-{number}"), router::clients(worker, with_ops), soft.clone())
+        })
+        .collect();
+    let workers = workers?;
+    let ops = match listeners.ops {
+        Some(listener) => {
+            // It ends with the process, not with the drain: somebody has to see that we are draining.
+            let worker = serve::start("ops".to_owned(), router::operators(app.clone()), app.hard.clone())?;
+            let hard = app.hard.clone();
+            Some(tokio::spawn(async move { serve::accept(listener, &[worker], &hard).await }))
+        }
+        None => None,
+    };
+    serve::accept(listeners.clients, &workers, &soft).await;
+
+    let patience = config.borrow().server.drain_timeout;
+    let ended = serve::close(workers);
+    drain(ended, patience, &app.hard).await;
+    if let Some(ops) = ops {
+        ops.abort();
+    }
+    stop_sync.cancel();
+    // Its own end is in its hands; a panic in it has been logged by the runtime.
+    let _ = sync.await;
+    Ok(())
+}
+
+/// Waits for the workers, at first patiently.
+async fn drain(workers: Vec<std::thread::JoinHandle<()>>, patience: Duration, hard: &CancellationToken) {
+    let mut ended =
+        tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join())));
+    if tokio::time::timeout(patience, &mut ended).await.is_ok() {
+        hard.cancel();
+        return;
+    }
+    tracing::warn!(
+        seconds = patience.as_secs(),
+        "the drain time is over: what still runs is ended with an error"
+    );
+    hard.cancel();
+    if tokio::time::timeout(FAREWELL, &mut ended).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+}
+
+/// Puts every new configuration in force.
+async fn follow(
+    app: Arc<App>,
+    mut config: watch::Receiver<Arc<Config>>,
+    mut reloads: watch::Receiver<bool>,
+    workers: usize,
+    stop: CancellationToken,
+) {
+    config.mark_unchanged();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Ok(()) = reloads.changed() => app.metrics.reloaded(*reloads.borrow_and_update()),
+            changed = config.changed() => {
+                if changed.is_err() {
+                    return stop.cancelled().await;
+                }
+                let next = config.borrow_and_update().clone();
+                match Live::new(next, workers) {
+                    Ok(live) => app.pool.replace(live),
+                    Err(problem) => tracing::error!(%problem, "the new configuration is not put in force"),
+                }
+            }
+        }
+    }
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be put in force.
+    #[error("{0}")]
+    Config(String),
+    /// The system refused threads or sockets.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}

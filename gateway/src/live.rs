@@ -1,0 +1,219 @@
+//! A configuration made ready for the hot path: tables instead of names, header values instead of secrets.
+//!
+//! A request holds one [`Live`] from beginning to end, so a reload never changes the ground under it. What a key
+//! or a model has been through is not in here but in the pool, and survives.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use keyfleet_core::block::Policy;
+use keyfleet_core::gate::BreakerPolicy;
+use keyfleet_core::id::{Egress, KeyId, Model, ProjectId};
+use keyfleet_core::select::Lane;
+use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
+
+use crate::auth::Limiter;
+
+pub(crate) type Lanes = HashMap<Model, Arc<ModelLane>, foldhash::fast::RandomState>;
+
+/// A configuration in force.
+pub(crate) struct Live {
+    pub(crate) config: Arc<Config>,
+    pub(crate) keys: Vec<LiveKey>,
+    pub(crate) projects: Vec<ProjectId>,
+    pub(crate) project_numbers: HashMap<ProjectId, u32>,
+    pub(crate) groups: Vec<LiveGroup>,
+    pub(crate) egresses: Vec<(Egress, Option<Secret>)>,
+    pub(crate) lanes: ArcSwap<Lanes>,
+    pub(crate) blocks: Policy,
+    pub(crate) breaker: BreakerPolicy,
+    /// `rate_limit`; it starts afresh with a configuration.
+    pub(crate) limiter: Option<Limiter>,
+    /// One HTTP client per worker and egress, made when first used.
+    clients: Vec<Vec<OnceLock<reqwest::Client>>>,
+}
+
+/// A key.
+pub(crate) struct LiveKey {
+    pub(crate) id: KeyId,
+    pub(crate) project: u32,
+    pub(crate) group: u32,
+    pub(crate) egress: u32,
+    pub(crate) weight: u32,
+    pub(crate) mode: AuthMode,
+    pub(crate) bearer: HeaderValue,
+    pub(crate) bare: HeaderValue,
+}
+
+/// A group.
+pub(crate) struct LiveGroup {
+    /// The compat base, with its last slash.
+    pub(crate) compat: String,
+    /// Where the native surface begins, with its last slash.
+    pub(crate) native: String,
+    /// Host and port, by which models have their breakers.
+    pub(crate) host: String,
+}
+
+/// Everything that may serve one model, and what its seats have done since they were last asked.
+pub(crate) struct ModelLane {
+    pub(crate) lane: Lane,
+    /// What the upstream of each group calls the model.
+    pub(crate) upstream: Vec<Model>,
+    pub(crate) tallies: Box<[Tally]>,
+    /// The model has answered: its lane is worth keeping.
+    pub(crate) served: AtomicBool,
+    /// When it was last asked for, on the process's clock in ms.
+    pub(crate) used: AtomicU64,
+}
+
+/// Answers of one seat that have not been reported yet.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) answers: AtomicU32,
+    pub(crate) ttfb_ms: AtomicU64,
+}
+
+impl Live {
+    /// Prepares a configuration for `workers` runtimes. The error names the key that cannot be used.
+    pub(crate) fn new(config: Arc<Config>, workers: usize) -> Result<Self, String> {
+        let mut live = Self {
+            projects: Vec::new(),
+            project_numbers: HashMap::new(),
+            groups: config.groups.iter().map(LiveGroup::new).collect(),
+            keys: Vec::new(),
+            egresses: Vec::new(),
+            lanes: ArcSwap::default(),
+            blocks: config.failure.blocks(),
+            breaker: config.failure.breakers(),
+            limiter: config.rate_limit.as_ref().and_then(Limiter::new),
+            clients: Vec::new(),
+            config: config.clone(),
+        };
+        for (number, group) in (0_u32..).zip(&config.groups) {
+            for key in &group.keys {
+                live.enrol(key, number)?;
+            }
+        }
+        let row = || live.egresses.iter().map(|_| OnceLock::new()).collect();
+        live.clients = (0..workers.max(1)).map(|_| row()).collect();
+        Ok(live)
+    }
+
+    fn enrol(&mut self, key: &Key, group: u32) -> Result<(), String> {
+        let next = u32::try_from(self.projects.len()).map_err(|_| "too many projects".to_owned())?;
+        let project = *self.project_numbers.entry(key.project.clone()).or_insert(next);
+        if project == next {
+            self.projects.push(key.project.clone());
+        }
+        let egress = egress_name(&self.groups[group as usize].host, key.proxy_url.as_ref());
+        let known = self.egresses.iter().position(|(name, _)| *name == egress);
+        let place = known.unwrap_or(self.egresses.len());
+        if known.is_none() {
+            self.egresses.push((egress, key.proxy_url.clone()));
+        }
+        let header = |text: String| {
+            let mut value = HeaderValue::from_str(&text).map_err(|_| {
+                format!(
+                    "key {} holds a character that no HTTP header can carry; check for line breaks",
+                    key.id
+                )
+            })?;
+            value.set_sensitive(true);
+            Ok::<_, String>(value)
+        };
+        self.keys.push(LiveKey {
+            id: key.id.clone(),
+            project,
+            group,
+            egress: u32::try_from(place).unwrap_or(u32::MAX),
+            weight: key.weight,
+            mode: key.auth_mode,
+            bearer: header(format!("Bearer {}", key.secret.expose()))?,
+            bare: header(key.secret.expose().to_owned())?,
+        });
+        Ok(())
+    }
+
+    /// The client of a worker for an egress.
+    pub(crate) fn client(&self, worker: usize, egress: u32) -> reqwest::Result<&reqwest::Client> {
+        let egress = egress as usize;
+        let slot = &self.clients[worker % self.clients.len()][egress];
+        if let Some(client) = slot.get() {
+            return Ok(client);
+        }
+        let client = keyfleet_service::client::client(
+            self.egresses[egress].1.as_ref(),
+            self.config.server.connect_timeout,
+        )?;
+        Ok(slot.get_or_init(|| client))
+    }
+
+    /// What the upstream of a group calls a model, without the part of its quota behind a colon.
+    pub(crate) fn upstream_model(&self, group: usize, model: &Model) -> Model {
+        self.config.groups[group].model_aliases.get(model.as_str()).unwrap_or(model).clone()
+    }
+}
+
+impl LiveGroup {
+    fn new(group: &Group) -> Self {
+        let compat = group.target_url.clone();
+        let scheme = compat.find("://").map_or(0, |at| at + 3);
+        let origin = compat[scheme..].find('/').map_or(compat.len(), |at| scheme + at);
+        let native = match compat.find("/v1beta/openai/") {
+            Some(at) => &compat[..=at],
+            None => &compat[..=origin.min(compat.len() - 1)],
+        };
+        Self { native: native.to_owned(), host: compat[scheme..origin].to_owned(), compat }
+    }
+}
+
+/// The way out in words that may be shown: the proxy without its credentials, and the target.
+fn egress_name(host: &str, proxy: Option<&Secret>) -> Egress {
+    let Some(proxy) = proxy else { return Egress::new(host) };
+    let proxy = proxy.expose();
+    let (scheme, rest) = proxy.split_once("://").unwrap_or(("", proxy));
+    let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
+    Egress::new(format!("{scheme}://{address} -> {host}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(target_url: &str) -> LiveGroup {
+        LiveGroup::new(&Group {
+            name: keyfleet_core::id::Group::new("g"),
+            keys: Vec::new(),
+            target_url: target_url.to_owned(),
+            proxy_url: None,
+            model_aliases: std::collections::BTreeMap::new(),
+            models: Vec::new(),
+            priority: 0,
+            weight: 1,
+        })
+    }
+
+    #[test]
+    fn the_native_surface_is_found_from_the_compat_base() {
+        for (compat, native) in [
+            (
+                "https://generativelanguage.googleapis.com/v1beta/openai/",
+                "https://generativelanguage.googleapis.com/",
+            ),
+            ("http://127.0.0.1:4807/gw/v1beta/openai/", "http://127.0.0.1:4807/gw/"),
+            ("http://host/openai/", "http://host/"),
+        ] {
+            assert_eq!(group(compat).native, native, "{compat}");
+        }
+    }
+
+    #[test]
+    fn an_egress_is_named_without_the_credentials_of_its_proxy() {
+        let proxy = Secret::new("socks5://user:hunter2@10.0.0.1:1080");
+        assert_eq!(egress_name("host", Some(&proxy)).as_str(), "socks5://10.0.0.1:1080 -> host");
+    }
+}

@@ -1,0 +1,157 @@
+//! Counters and gauges, in the text format that Prometheus reads.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use http::StatusCode;
+use keyfleet_core::outcome::Cause;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::call::Surface;
+use crate::sse::Usage;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    surface: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+/// The metrics of one gateway.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    in_flight: Gauge,
+    failures: Family<CauseLabel, Counter>,
+    tokens: Family<DirectionLabel, Counter>,
+    ttfb: Histogram,
+    keys: Family<StateLabel, Gauge>,
+    buffered: Gauge,
+    dropped_reports: Gauge<u64, AtomicU64>,
+    dropped_lines: Gauge<u64, AtomicU64>,
+    reload_ok: Gauge,
+}
+
+/// Figures that are read when somebody asks.
+pub(crate) struct Readings {
+    pub(crate) keys: Vec<(&'static str, usize)>,
+    pub(crate) buffered: usize,
+    pub(crate) dropped_reports: u64,
+    pub(crate) dropped_lines: u64,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("keyfleet");
+        let metrics = Self {
+            requests: Family::default(),
+            in_flight: Gauge::default(),
+            failures: Family::default(),
+            tokens: Family::default(),
+            ttfb: Histogram::new(exponential_buckets(0.01, 2.0, 17)),
+            keys: Family::default(),
+            buffered: Gauge::default(),
+            dropped_reports: Gauge::default(),
+            dropped_lines: Gauge::default(),
+            reload_ok: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Client requests answered", metrics.requests.clone());
+        registry.register("inflight_requests", "Client requests being answered", metrics.in_flight.clone());
+        registry.register("upstream_failures", "Upstream attempts that failed", metrics.failures.clone());
+        registry.register("tokens", "Tokens that the upstream counted", metrics.tokens.clone());
+        registry.register(
+            "time_to_first_byte_seconds",
+            "Until the upstream's first byte",
+            metrics.ttfb.clone(),
+        );
+        registry.register("keys", "Keys by state", metrics.keys.clone());
+        registry.register("buffered_body_bytes", "Request bodies held in memory", metrics.buffered.clone());
+        registry.register(
+            "dropped_reports",
+            "Findings lost because their queue was full",
+            metrics.dropped_reports.clone(),
+        );
+        registry.register(
+            "dropped_log_lines",
+            "Request lines lost because their reader is slow",
+            metrics.dropped_lines.clone(),
+        );
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the file on disk is the configuration in force",
+            metrics.reload_ok.clone(),
+        );
+        metrics.reload_ok.set(1);
+        Self { registry, ..metrics }
+    }
+
+    pub(crate) fn request_began(&self) {
+        self.in_flight.inc();
+    }
+
+    pub(crate) fn request_ended(
+        &self,
+        surface: Surface,
+        status: StatusCode,
+        usage: Usage,
+        ttfb: Option<Duration>,
+    ) {
+        self.in_flight.dec();
+        let labels = RequestLabels { surface: surface.as_str(), status: status.as_u16() };
+        self.requests.get_or_create(&labels).inc();
+        if usage != Usage::default() {
+            self.tokens.get_or_create(&DirectionLabel { direction: "input" }).inc_by(usage.input);
+            self.tokens.get_or_create(&DirectionLabel { direction: "output" }).inc_by(usage.output);
+        }
+        if let Some(ttfb) = ttfb {
+            self.ttfb.observe(ttfb.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn attempt_failed(&self, cause: Cause) {
+        self.failures.get_or_create(&CauseLabel { cause: cause.as_str() }).inc();
+    }
+
+    pub(crate) fn reloaded(&self, ok: bool) {
+        self.reload_ok.set(i64::from(ok));
+    }
+
+    pub(crate) fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
+    /// The text that a scraper gets.
+    pub(crate) fn render(&self, readings: &Readings) -> String {
+        for (state, count) in &readings.keys {
+            self.keys.get_or_create(&StateLabel { state }).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+        self.buffered.set(i64::try_from(readings.buffered).unwrap_or(i64::MAX));
+        self.dropped_reports.set(readings.dropped_reports);
+        self.dropped_lines.set(readings.dropped_lines);
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

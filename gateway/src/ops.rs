@@ -1,0 +1,184 @@
+//! The routes for people and their tools: health, details, metrics, and the one thing that can be done by hand.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use keyfleet_core::id::{KeyId, ProjectId};
+use keyfleet_core::message::Subject;
+use keyfleet_core::time::Mono;
+use keyfleet_service::clock;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use subtle::ConstantTimeEq as _;
+
+use crate::App;
+use crate::metrics::Readings;
+use crate::pool::Blocked;
+
+/// 200 while the process is alive; asks nobody.
+pub(crate) async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// 200 when requests can be served: the state is loaded, and the process is not going away.
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
+    match app.why_not_ready() {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+/// The figures for a scraper.
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let mut states: BTreeMap<&'static str, usize> =
+        ["perfect", "good", "degraded", "poor", "blocked", "disabled"].map(|state| (state, 0)).into();
+    for key in keys(&app) {
+        *states.entry(key.state).or_default() += 1;
+    }
+    let readings = Readings {
+        keys: states.into_iter().collect(),
+        buffered: app.budget.held(),
+        dropped_reports: app.pool.reports.dropped(),
+        dropped_lines: app.log.dropped(),
+    };
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], app.metrics.render(&readings)).into_response()
+}
+
+/// Everything that this replica knows about its keys. No upstream call, no secret.
+pub(crate) async fn detailed(State(app): State<Arc<App>>) -> Json<Value> {
+    let now = clock::now();
+    let live = app.pool.live();
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    let keys: Vec<Value> = keys(&app)
+        .into_iter()
+        .map(|key| {
+            *states.entry(key.state).or_default() += 1;
+            json!({
+                "id": key.id.as_str(),
+                "project": key.project.as_str(),
+                "group": key.group,
+                "state": key.state,
+                "score": f64::from(key.score) / 10.0,
+                "blocks": key.blocks,
+            })
+        })
+        .collect();
+    let validated = app.pool.last_validated();
+    Json(json!({
+        "status": app.why_not_ready().unwrap_or("ready"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": now.mono.since(app.began).as_secs(),
+        "state_age_ms": app.state_age(now.mono).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        "inflight_requests": app.metrics.in_flight(),
+        "projects": live.projects.len(),
+        "keys_by_state": states,
+        "last_validated": validated.map(|(key, at)| json!({
+            "key": key.as_str(), "seconds_ago": now.mono.since(at).as_secs(),
+        })),
+        "keys": keys,
+    }))
+}
+
+/// Asks the prober to look at a key now. Needs `server.admin_token`.
+pub(crate) async fn probe(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let live = app.pool.live();
+    let Some(token) = &live.config.server.admin_token else {
+        return (StatusCode::FORBIDDEN, "set server.admin_token to use this\n").into_response();
+    };
+    let expected = format!("Bearer {}", token.expose());
+    let given = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    if !bool::from(expected.as_bytes().ct_eq(given)) {
+        return (StatusCode::UNAUTHORIZED, "send Authorization: Bearer with server.admin_token\n")
+            .into_response();
+    }
+    if !live.keys.iter().any(|key| key.id.as_str() == id) {
+        return (StatusCode::NOT_FOUND, "no key has this id\n").into_response();
+    }
+    match app.coordinator.recheck(KeyId::new(id)) {
+        Ok(()) => (StatusCode::ACCEPTED, "it is looked at; see /health/detailed\n").into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
+struct KeyView {
+    id: KeyId,
+    project: ProjectId,
+    group: String,
+    state: &'static str,
+    score: u8,
+    blocks: Vec<Value>,
+}
+
+/// Every key with what keeps it from work.
+fn keys(app: &App) -> Vec<KeyView> {
+    let now = clock::now();
+    let live = app.pool.live();
+    let all = app.pool.blocks(now.mono);
+    let mut by_owner: HashMap<&str, Vec<(&Subject, &Blocked)>> = HashMap::new();
+    for (subject, blocked) in &all {
+        let owner = match subject {
+            Subject::Key(key) | Subject::KeyModel(key, _) => key.as_str(),
+            Subject::Bucket(project, _) | Subject::Project(project) => project.as_str(),
+        };
+        by_owner.entry(owner).or_default().push((subject, blocked));
+    }
+    live.keys
+        .iter()
+        .map(|key| {
+            let project = &live.projects[key.project as usize];
+            let concerns = |subject: &Subject| match subject {
+                Subject::Key(id) | Subject::KeyModel(id, _) => *id == key.id,
+                Subject::Bucket(id, _) | Subject::Project(id) => id == project,
+            };
+            let mut owners = vec![key.id.as_str()];
+            owners.extend((project.as_str() != key.id.as_str()).then_some(project.as_str()));
+            let blocks = owners.iter().filter_map(|owner| by_owner.get(owner)).flatten();
+            let blocks: Vec<_> = blocks.filter(|(subject, _)| concerns(subject)).collect();
+            let whole = |subject: &Subject| matches!(subject, Subject::Key(_) | Subject::Project(_));
+            let score = app.pool.dial(&key.id).score();
+            let state = if blocks.iter().any(|(subject, b)| whole(subject) && b.cause.is_terminal()) {
+                "disabled"
+            } else if blocks.iter().any(|(subject, _)| whole(subject)) {
+                "blocked"
+            } else {
+                score.band()
+            };
+            KeyView {
+                id: key.id.clone(),
+                project: project.clone(),
+                group: live.config.groups[key.group as usize].name.as_str().to_owned(),
+                state,
+                score: score.tenths(),
+                blocks: blocks
+                    .into_iter()
+                    .map(|(subject, blocked)| block(subject, blocked, now.mono))
+                    .collect(),
+            }
+        })
+        .collect()
+}
+
+fn block(subject: &Subject, blocked: &Blocked, now: Mono) -> Value {
+    let (scope, model) = match subject {
+        Subject::Key(_) => ("key", None),
+        Subject::KeyModel(_, model) => ("key_model", Some(model.as_str())),
+        Subject::Bucket(_, model) => ("quota", Some(model.as_str())),
+        Subject::Project(_) => ("project", None),
+    };
+    let seconds = |at: Mono| (at != Mono::FOREVER).then(|| at.since(now).as_secs());
+    json!({
+        "scope": scope,
+        "model": model,
+        "reason": blocked.cause.as_str(),
+        "seconds_left": seconds(blocked.until),
+        "probe_in_seconds": blocked.probe.and_then(seconds),
+    })
+}

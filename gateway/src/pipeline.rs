@@ -1,0 +1,302 @@
+//! The page: one request from call to reply.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use keyfleet_core::id::{Model, Resource};
+use keyfleet_core::message::{Owned, Record};
+use keyfleet_core::outcome::{Cause, Scope};
+use keyfleet_core::retry::{Next, RetryPlan};
+use keyfleet_core::select::{Blame, NoKey, Want};
+use keyfleet_core::time::{Mono, Now};
+use keyfleet_service::clock;
+
+use crate::answer::{self, Answer, Expected, Failed};
+use crate::call::{Call, Kind};
+use crate::error::Fault;
+use crate::live::Live;
+use crate::pool::Permit;
+use crate::relay::Relay;
+use crate::trail::Trail;
+use crate::{Worker, skim, upload, upstream};
+
+/// Uploads and files live for two days upstream; other resources may be asked for much longer.
+const FILE_TTL: Duration = Duration::from_secs(48 * 3_600);
+const OTHER_TTL: Duration = Duration::from_secs(14 * 24 * 3_600);
+
+/// What one request has done so far.
+struct Course {
+    model: Model,
+    lane: Model,
+    tried: Vec<u32>,
+    again: Option<usize>,
+    waited: bool,
+    /// The last upstream error, for when nothing is left to try.
+    failed: Option<Failed>,
+    /// Models to fall back to, the next one last.
+    fallbacks: Vec<Model>,
+}
+
+/// Carries a call out and answers it.
+pub(crate) async fn answer(
+    worker: &Worker,
+    mut call: Call,
+    live: std::sync::Arc<Live>,
+    mut trail: Trail,
+) -> Response {
+    let pool = &worker.app.pool;
+    let server = &live.config.server;
+    let mut plan =
+        RetryPlan::new(live.config.failure.internal_retries, clock::mono().plus(server.request_timeout));
+    let mut course = Course::new(&call, &live);
+    let owner = pool.owners.of(&call.resources, clock::mono());
+    let owner = owner.and_then(|project| live.project_numbers.get(&project).copied());
+    loop {
+        let want = Want { tried: &course.tried, project: owner, session: call.session };
+        let mut permit = match pool.acquire(&live, &course.lane, &want, course.again.take(), clock::now()) {
+            Ok(permit) => permit,
+            Err(refusal) => match course.refused(refusal, server.max_wait, &plan) {
+                Some(wait) => {
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+                None => return course.give_up(worker, &call, &live, Some(refusal), trail),
+            },
+        };
+        trail.attempt(&permit);
+        let failed = match attempt(worker, &permit, &mut call, &course.model, plan.deadline()).await {
+            Ok(answer) => return relay(worker, &call, &course, answer, permit, trail),
+            Err(failed) => failed,
+        };
+        let now = clock::now();
+        permit.failed(&failed.outcome, now);
+        trail.last_cause = Some(failed.outcome.cause);
+        worker.app.metrics.attempt_failed(failed.outcome.cause);
+        let next = course.next(&mut plan, &call, &permit, failed, now);
+        drop(permit);
+        match next {
+            Next::GiveUp => return course.give_up(worker, &call, &live, None, trail),
+            Next::AnotherKey => {}
+            Next::SameKey(wait) | Next::AnotherKeyAfter(wait) => tokio::time::sleep(wait).await,
+        }
+    }
+}
+
+/// One upstream call, read as far as is needed to know whether it is an answer.
+async fn attempt(
+    worker: &Worker,
+    permit: &Permit,
+    call: &mut Call,
+    model: &Model,
+    deadline: Mono,
+) -> Result<Answer, Failed> {
+    let expected = Expected::of(call);
+    let sent = upstream::send(worker.number, permit, call, model, deadline).await;
+    let reply = sent.map_err(Failed::without_answer)?;
+    answer::read(reply, expected, permit.live.config.server.idle_timeout).await
+}
+
+impl Course {
+    fn new(call: &Call, live: &Live) -> Self {
+        let fallbacks = live.config.fallbacks.get(call.model.as_str()).cloned().unwrap_or_default();
+        Self {
+            model: call.model.clone(),
+            lane: call.lane(),
+            tried: Vec::new(),
+            again: None,
+            waited: false,
+            failed: None,
+            fallbacks: fallbacks.into_iter().rev().collect(),
+        }
+    }
+
+    /// What to do without a key: `Some` is how long to wait before looking again.
+    fn refused(&mut self, refusal: NoKey, max_wait: Duration, plan: &RetryPlan) -> Option<Duration> {
+        if matches!(refusal.blame, Blame::Model | Blame::Quota)
+            && let Some(model) = self.fallbacks.pop()
+        {
+            self.lane = model.clone();
+            self.model = model;
+            self.tried.clear();
+            return Some(Duration::ZERO);
+        }
+        let wait = refusal.retry_at.since(clock::mono()) + Duration::from_millis(1);
+        let returns = refusal.retry_at != Mono::FOREVER && refusal.retry_at < plan.deadline();
+        if self.waited || !returns || wait > max_wait {
+            return None;
+        }
+        self.waited = true;
+        Some(wait)
+    }
+
+    /// What follows from a failure.
+    fn next(&mut self, plan: &mut RetryPlan, call: &Call, permit: &Permit, failed: Failed, now: Now) -> Next {
+        let may_have_been_done = matches!(
+            failed.outcome.cause,
+            Cause::Reset | Cause::Timeout | Cause::Deadline | Cause::Truncated | Cause::EmptyAnswer
+        );
+        let repeatable = call.can_repeat() && (call.is_idempotent() || !may_have_been_done);
+        let next = plan.next(&failed.outcome, now.mono, fastrand::u32(..));
+        match next {
+            Next::SameKey(_) => self.again = Some(permit.seat),
+            Next::AnotherKey | Next::AnotherKeyAfter(_) => self.tried.push(permit.key_number()),
+            Next::GiveUp => {}
+        }
+        self.failed = Some(failed);
+        if repeatable { next } else { Next::GiveUp }
+    }
+
+    /// The error that says best what is wrong.
+    fn give_up(
+        self,
+        worker: &Worker,
+        call: &Call,
+        live: &std::sync::Arc<Live>,
+        refusal: Option<NoKey>,
+        mut trail: Trail,
+    ) -> Response {
+        let now = clock::mono();
+        let own = refusal.map(|refusal| (refusal.blame, Fault::no_key(refusal, self.model.as_str(), now)));
+        let words = &worker.app.last_words;
+        let fault = match (self.failed, own) {
+            (None, Some(_)) if !worker.app.pool.serves(live, &self.lane) => Fault::new(
+                StatusCode::NOT_FOUND,
+                format!(
+                    "No group of keys serves the model {}. Its name must match one of groups[].models.",
+                    self.model
+                ),
+            ),
+            (None, Some((Blame::Model, own))) => {
+                Fault { retry: own.retry, ..words.of(&self.lane).unwrap_or(own) }
+            }
+            (None, Some((_, own))) => own,
+            (Some(failed), own) => {
+                let upstream = Fault::upstream(failed.status, &failed.body, live);
+                if failed.outcome.scope == Scope::Model {
+                    words.keep(&self.lane, &upstream);
+                }
+                match own {
+                    // Keys that do not work are not the caller's business: it is not its 400, 401 or 403.
+                    Some((_, own))
+                        if failed.outcome.scope != Scope::Client && failed.status.as_u16() < 429 =>
+                    {
+                        own
+                    }
+                    Some((_, own)) => Fault { retry: own.retry, ..upstream },
+                    None => upstream,
+                }
+            }
+            (None, None) => {
+                Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "The request ended without an attempt.")
+            }
+        };
+        trail.status = fault.status;
+        let mut response = fault.respond(call.surface);
+        mark(response.headers_mut(), &trail);
+        response
+    }
+}
+
+/// Passes the answer on. From here on nothing is retried: the attempt moves into the body.
+fn relay(
+    worker: &Worker,
+    call: &Call,
+    course: &Course,
+    mut answer: Answer,
+    mut permit: Permit,
+    mut trail: Trail,
+) -> Response {
+    let ttfb = trail.elapsed();
+    permit.succeeded(ttfb, clock::mono());
+    trail.ttfb = Some(ttfb);
+    trail.status = answer.status;
+    if call.kind == Kind::Create {
+        note_owner(worker, call, &answer, &permit);
+    }
+    let mut headers = std::mem::take(&mut answer.headers);
+    tidy(&mut headers, &answer);
+    upload::rewrite_url(&mut headers, call);
+    mark(&mut headers, &trail);
+    if course.model != call.model
+        && let Ok(model) = HeaderValue::from_str(course.model.as_str())
+    {
+        headers.insert("x-keyfleet-model", model);
+    }
+    let status = answer.status;
+    let idle = permit.live.config.server.idle_timeout;
+    let body = Relay::new(answer, permit, trail, idle, &worker.app.hard);
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Removes what concerned the upstream's connection only.
+fn tidy(headers: &mut HeaderMap, answer: &Answer) {
+    const HOP_BY_HOP: [&str; 8] = [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "alt-svc",
+    ];
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove(http::header::SET_COOKIE);
+    if answer.form != answer::Form::Bytes {
+        // An error may have to be added.
+        headers.remove(http::header::CONTENT_LENGTH);
+    }
+}
+
+/// Says which request and which key this was.
+pub(crate) fn mark(headers: &mut HeaderMap, trail: &Trail) {
+    let mut insert = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    insert("x-request-id", &trail.id);
+    if let Some(key) = &trail.key {
+        insert("x-keyfleet-key", key.as_str());
+    }
+    headers.insert("x-keyfleet-attempts", HeaderValue::from(trail.attempts));
+}
+
+/// Remembers which project owns what was just made, before the client hears of it.
+fn note_owner(worker: &Worker, call: &Call, answer: &Answer, permit: &Permit) {
+    let found = skim::skim(&answer.begun);
+    let text = |at: std::ops::Range<usize>| std::str::from_utf8(&answer.begun[at]).ok();
+    let mut names: Vec<String> = found.references.into_iter().filter_map(text).map(str::to_owned).collect();
+    if call.path.contains("interactions") {
+        names.extend(found.id.and_then(text).map(|id| format!("interactions/{id}")));
+    }
+    names.extend(upload::session(&answer.headers).map(|id| upload::resource(&id)));
+    names.dedup();
+    for name in names {
+        let is_file = name.starts_with("files/") || name.starts_with("uploads/");
+        let ttl = if is_file { FILE_TTL } else { OTHER_TTL };
+        let owned = Owned {
+            resource: Resource::new(name),
+            project: permit.project().clone(),
+            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+        };
+        worker.app.pool.owners.insert(&owned, clock::mono());
+        worker.app.pool.reports.push(Record::Owned(owned));
+    }
+}
+
+impl Trail {
+    fn attempt(&mut self, permit: &Permit) {
+        self.attempts += 1;
+        let key = permit.key();
+        self.key = Some(key.id.clone());
+        permit.live.config.groups[key.group as usize].name.as_str().clone_into(&mut self.group);
+    }
+}

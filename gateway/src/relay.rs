@@ -1,0 +1,343 @@
+//! The response body. What the upstream sends passes through unbuffered: frames that are ready together are joined
+//! (one write instead of many), and nothing ever waits for a timer.
+//!
+//! A guard in it settles the attempt and writes the request's line on the end of the stream, or when the client
+//! goes away and the body is dropped, which also cancels the upstream call.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body::{Body, Frame};
+use keyfleet_core::outcome::{Cause, classify};
+use keyfleet_service::clock;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::answer::{Answer, Form};
+use crate::error::Fault;
+use crate::pool::Permit;
+use crate::sse::{Scanned, Scanner};
+use crate::trail::Trail;
+
+/// Joined frames are passed on when they are this large, ready or not.
+const JOINED: usize = 64 * 1024;
+/// How often the task steps aside to let frames arrive that are on their way: once joins nothing, twice nearly all.
+const YIELDS: u8 = 2;
+
+/// A body on its way to the client.
+pub(crate) struct Relay {
+    rest: Option<reqwest::Body>,
+    gathered: Gathered,
+    yields: u8,
+    watch: Watch,
+    silence: Silence,
+    drained: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// The last bytes, once an error has been seen.
+    farewell: Option<Bytes>,
+    ended: bool,
+    permit: Permit,
+    trail: Trail,
+}
+
+/// The upstream broke off where nothing but breaking off can tell the client.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream broke the answer off")]
+pub(crate) struct BrokenOff;
+
+enum Watch {
+    Events(Scanner),
+    Array { last: u8 },
+    Bytes,
+}
+
+impl Relay {
+    /// The body of an answer. `permit` has been settled as a success; what goes wrong from here on is told to it too.
+    pub(crate) fn new(
+        answer: Answer,
+        permit: Permit,
+        trail: Trail,
+        idle: Duration,
+        hard: &CancellationToken,
+    ) -> Self {
+        let mut gathered = Gathered::default();
+        gathered.push(answer.begun);
+        let streams = answer.rest.is_some();
+        let watch = match answer.form {
+            Form::Events => Watch::Events(Scanner::default()),
+            Form::Array => Watch::Array { last: 0 },
+            Form::Bytes => Watch::Bytes,
+        };
+        Self {
+            rest: answer.rest,
+            gathered,
+            yields: 0,
+            watch,
+            silence: Silence::new(idle),
+            drained: streams.then(|| Box::pin(hard.clone().cancelled_owned())),
+            farewell: None,
+            ended: false,
+            permit,
+            trail,
+        }
+    }
+
+    /// The next joined bytes of the upstream; `None` at its end, an error if it broke off.
+    fn poll_joined(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Cause>> {
+        loop {
+            let Some(rest) = &mut self.rest else { return Poll::Ready(Ok(self.gathered.take())) };
+            match Pin::new(rest).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.gathered.push(data);
+                    }
+                    self.silence.broken();
+                    if self.gathered.len >= JOINED {
+                        return Poll::Ready(Ok(self.gathered.take()));
+                    }
+                }
+                Poll::Ready(None) => self.rest = None,
+                Poll::Ready(Some(Err(_))) => {
+                    self.rest = None;
+                    if self.gathered.len == 0 {
+                        return Poll::Ready(Err(Cause::Truncated));
+                    }
+                    // What has arrived goes out first.
+                    self.trail.broken = true;
+                }
+                Poll::Pending if self.gathered.len > 0 => {
+                    if self.yields < YIELDS {
+                        self.yields += 1;
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    self.yields = 0;
+                    return Poll::Ready(Ok(self.gathered.take()));
+                }
+                Poll::Pending => {
+                    let drained =
+                        self.drained.as_mut().is_some_and(|token| token.as_mut().poll(cx).is_ready());
+                    if drained || self.silence.poll_too_long(cx).is_ready() {
+                        self.rest = None;
+                        return Poll::Ready(Err(if drained { Cause::Cancelled } else { Cause::Truncated }));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// What of the joined bytes the client gets; empty if nothing yet.
+    fn pass(&mut self, bytes: Bytes) -> Bytes {
+        match &mut self.watch {
+            Watch::Events(scanner) => match scanner.scan(bytes) {
+                Scanned::Pass(bytes) => bytes,
+                Scanned::Error(before, body) => {
+                    let code = body
+                        .details
+                        .as_ref()
+                        .and_then(|error| error.get("code"))
+                        .and_then(serde_json::Value::as_u64);
+                    let status = code.and_then(|code| StatusCode::from_u16(u16::try_from(code).ok()?).ok());
+                    let status =
+                        status.filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::BAD_GATEWAY);
+                    self.permit.failed(&classify(status, None, &body), clock::now());
+                    self.fail(&Fault::upstream(status, &body, &self.permit.live.clone()));
+                    before
+                }
+            },
+            Watch::Array { last } => {
+                *last = bytes.trim_ascii_end().last().copied().unwrap_or(*last);
+                self.trail.usage.look(&bytes);
+                bytes
+            }
+            Watch::Bytes => {
+                self.trail.usage.look(&bytes);
+                bytes
+            }
+        }
+    }
+
+    /// The upstream has ended: the bytes that were held back, or an error if it ended too early.
+    fn end(&mut self) -> Result<Bytes, BrokenOff> {
+        let mut held = Bytes::new();
+        let early = match &mut self.watch {
+            Watch::Events(scanner) => match scanner.finish() {
+                Scanned::Pass(bytes) => {
+                    held = bytes;
+                    !scanner.saw_end() && !self.trail.is_opaque_stream()
+                }
+                Scanned::Error(_, body) => {
+                    let fault = Fault::upstream(StatusCode::BAD_GATEWAY, &body, &self.permit.live.clone());
+                    self.permit.failed(&Cause::Truncated.outcome(), clock::now());
+                    self.fail(&fault);
+                    return Ok(held);
+                }
+            },
+            Watch::Array { last } => *last != b']',
+            Watch::Bytes => false,
+        };
+        if early || self.trail.broken { self.broken_off(Cause::Truncated).map(|()| held) } else { Ok(held) }
+    }
+
+    /// The answer broke off: as an event where there are events, else by breaking off as well.
+    fn broken_off(&mut self, cause: Cause) -> Result<(), BrokenOff> {
+        self.trail.broken = false;
+        if cause != Cause::Cancelled {
+            self.permit.failed(&cause.outcome(), clock::now());
+        }
+        let message = match cause {
+            Cause::Cancelled => "The gateway is shutting down; the answer is incomplete.",
+            _ => "The upstream broke the answer off; it is incomplete.",
+        };
+        self.fail(&Fault::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        if self.farewell.is_some() { Ok(()) } else { Err(BrokenOff) }
+    }
+
+    /// Prepares the last bytes of a stream that failed.
+    fn fail(&mut self, fault: &Fault) {
+        self.rest = None;
+        self.gathered = Gathered::default();
+        self.trail.failed_in_stream(fault);
+        let surface = self.trail.surface;
+        self.farewell = match &self.watch {
+            Watch::Events(_) => Some(fault.to_event(surface)),
+            // Between two elements of the array an error can still be its last one.
+            Watch::Array { last: b'}' } => Some(Bytes::from(format!(",{}]", fault.to_json(surface)))),
+            Watch::Array { .. } | Watch::Bytes => None,
+        };
+    }
+
+    /// Everything has been handed out. The end of plain bytes is known from their length, and nobody asks again.
+    fn is_complete(&self) -> bool {
+        let upstream_ended = self.rest.as_ref().is_none_or(Body::is_end_stream);
+        let nothing_left = upstream_ended && self.gathered.len == 0 && !self.trail.broken;
+        self.farewell.is_none() && (self.ended || matches!(self.watch, Watch::Bytes) && nothing_left)
+    }
+
+    fn send(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        self.trail.sent(bytes.len());
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(last) = this.farewell.take() {
+                this.ended = true;
+                return this.send(last);
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            let out = match ready!(this.poll_joined(cx)) {
+                Ok(Some(bytes)) => this.pass(bytes),
+                Ok(None) => {
+                    this.ended = true;
+                    match this.end() {
+                        Ok(held) => held,
+                        Err(broken) => return Poll::Ready(Some(Err(broken))),
+                    }
+                }
+                Err(cause) => match this.broken_off(cause) {
+                    Ok(()) => Bytes::new(),
+                    Err(broken) => {
+                        this.ended = true;
+                        return Poll::Ready(Some(Err(broken)));
+                    }
+                },
+            };
+            if !out.is_empty() {
+                return this.send(out);
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_complete()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.trail.client_gone = !self.is_complete();
+        if let Watch::Events(scanner) = &mut self.watch {
+            self.trail.usage = std::mem::take(&mut scanner.usage);
+        }
+        self.trail.finish();
+    }
+}
+
+/// Frames that go out as one.
+#[derive(Default)]
+struct Gathered {
+    first: Bytes,
+    joined: BytesMut,
+    len: usize,
+}
+
+impl Gathered {
+    fn push(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        self.len += data.len();
+        if self.len == data.len() {
+            self.first = data;
+            return;
+        }
+        if self.joined.is_empty() {
+            self.joined.extend_from_slice(&self.first);
+        }
+        self.joined.extend_from_slice(&data);
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        if self.len == 0 {
+            return None;
+        }
+        self.len = 0;
+        let first = std::mem::take(&mut self.first);
+        Some(if self.joined.is_empty() { first } else { self.joined.split().freeze() })
+    }
+}
+
+/// How long the upstream has been silent. The timer is made when silence first falls, and set again only when it
+/// fires: a busy stream touches no timer.
+struct Silence {
+    limit: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Silence {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: None, timer: None }
+    }
+
+    fn broken(&mut self) {
+        self.since = None;
+    }
+
+    fn poll_too_long(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = *self.since.get_or_insert_with(Instant::now) + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        ready!(timer.as_mut().poll(cx));
+        if Instant::now() >= until {
+            return Poll::Ready(());
+        }
+        timer.as_mut().reset(until);
+        timer.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,294 @@
+//! From an HTTP request to a [`Call`]: who asks, for what, with which body.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use keyfleet_core::id::{Model, Resource};
+use keyfleet_core::select::mix;
+use keyfleet_service::clock;
+use keyfleet_service::config::{IpNet, SessionAffinity};
+use std::hash::{BuildHasher as _, Hasher as _};
+
+use crate::api::{self, Way};
+use crate::auth::{self, Caller};
+use crate::budget::{self, Limits};
+use crate::call::{Call, Kind, ModelAt, Payload, Surface};
+use crate::error::{Fault, Retry};
+use crate::live::Live;
+use crate::skim::{self, Skim};
+use crate::trail::Trail;
+use crate::{Worker, heartbeat, pipeline, upload, upstream};
+
+/// The longest request id that is taken over from a client.
+const MAX_REQUEST_ID: usize = 128;
+/// Uploads begin with a small description, which is worth holding: it can be sent again.
+const MAX_UPLOAD_START: usize = 64 * 1024;
+
+/// The address of the connection that a request came on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// Everything that is not ours to answer goes upstream.
+pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Response {
+    let live = worker.app.pool.live();
+    let mut trail = Trail::new(worker.app.clone(), request_id(request.headers()));
+    let Some(way) = api::way(request.uri(), request.headers()) else {
+        let surface =
+            if request.headers().contains_key("x-goog-api-key") { Surface::Native } else { Surface::Compat };
+        let fault = Fault::new(
+            StatusCode::NOT_FOUND,
+            "No API has this path. OpenAI clients use the base URL http://HOST/v1, Gemini clients http://HOST.",
+        );
+        return refuse(&fault, surface, trail);
+    };
+    let surface = way.surface;
+    trail.surface = surface;
+    trail.path.clone_from(&way.path);
+    match prepare(&worker, &live, way, request, &mut trail).await {
+        Ok(call) => match live.config.server.stream_heartbeat.filter(|_| call.stream) {
+            None => pipeline::answer(&worker, call, live, trail).await,
+            Some(interval) => {
+                let page = async move { pipeline::answer(&worker, call, live, trail).await };
+                heartbeat::with(Box::pin(page), interval, surface).await
+            }
+        },
+        Err(fault) => refuse(&fault, surface, trail),
+    }
+}
+
+fn refuse(fault: &Fault, surface: Surface, mut trail: Trail) -> Response {
+    trail.status = fault.status;
+    let mut response = fault.respond(surface);
+    pipeline::mark(response.headers_mut(), &trail);
+    response
+}
+
+async fn prepare(
+    worker: &Worker,
+    live: &Live,
+    way: Way,
+    request: Request,
+    trail: &mut Trail,
+) -> Result<Call, Fault> {
+    let (head, body) = request.into_parts();
+    let peer = head.extensions.get::<Peer>().map(|peer| peer.0.ip());
+    let query = head.uri.query().unwrap_or_default();
+    let caller = admit(worker, live, &head.headers, query, peer)?;
+    trail.client = caller.name.clone();
+    let kind = match way.surface {
+        Surface::Compat => api::openai::kind(&head.method, &way.path),
+        Surface::Native => Kind::Other,
+    };
+    let announced = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let server = &live.config.server;
+    let limits =
+        Limits { body: server.max_body_bytes, total: server.max_buffered_bytes, idle: server.idle_timeout };
+    let starts_upload = head.headers.get("x-goog-upload-command").is_some_and(|command| command == "start")
+        && announced.is_some_and(|bytes| bytes <= MAX_UPLOAD_START);
+    let payload = if way.path.starts_with("upload/") && !starts_upload {
+        Payload::Stream(Some(body))
+    } else {
+        let read = budget::read(body, announced, limits, &worker.app.budget).await;
+        let (bytes, held) = read.map_err(|why| Fault::body_refused(why, limits.body))?;
+        Payload::Held(bytes, held)
+    };
+    let mut call = Call {
+        surface: way.surface,
+        kind,
+        path: way.path,
+        query: without_credentials(query),
+        headers: upstream::forwarded(&head.headers),
+        payload,
+        model: Model::new(""),
+        quota: "",
+        model_at: ModelAt::Nowhere,
+        stream: false,
+        top_p_at: None,
+        resources: Vec::new(),
+        session: None,
+        own_base: own_base(live, &head.headers, peer),
+        method: head.method,
+    };
+    understand(&mut call, live, &head.headers, &caller);
+    trail.model.clear();
+    trail.model.push_str(call.model.as_str());
+    trail.stream = call.stream;
+    Ok(call)
+}
+
+/// Who asks, if it may.
+fn admit(
+    worker: &Worker,
+    live: &Live,
+    headers: &HeaderMap,
+    query: &str,
+    peer: Option<IpAddr>,
+) -> Result<Caller, Fault> {
+    let address = peer.map(|peer| client_address(&live.config.server.trusted_proxies, headers, peer));
+    let continues_upload = || {
+        let resource = upload::id(query).map(|id| Resource::new(upload::resource(id)));
+        resource.is_some_and(|name| worker.app.pool.owners.of(&[name], clock::mono()).is_some())
+    };
+    let caller = match auth::caller(&live.config.server.clients, headers, query) {
+        Some(caller) => caller,
+        // The upload's id is its capability: Google's clients send nothing else with it.
+        None if continues_upload() => Caller { name: Arc::from("upload"), named: false },
+        None => {
+            return Err(Fault::new(
+                StatusCode::UNAUTHORIZED,
+                "This token is not one of the gateway's clients. Send one as Authorization: Bearer, x-goog-api-key or ?key=.",
+            ));
+        }
+    };
+    if let Some(limiter) = &live.limiter
+        && let Err(wait) = limiter.check(&caller, address)
+    {
+        let fault =
+            Fault::new(StatusCode::TOO_MANY_REQUESTS, "The gateway's own limit for this client is reached.");
+        return Err(fault.with_retry(Retry::After(wait)));
+    }
+    Ok(caller)
+}
+
+/// Fills in what path and body say.
+fn understand(call: &mut Call, live: &Live, headers: &HeaderMap, caller: &Caller) {
+    let found = match &call.payload {
+        Payload::Held(body, _) => skim::skim(body),
+        Payload::Stream(_) => Skim::default(),
+    };
+    if call.surface == Surface::Native {
+        let asked = api::gemini::asked(&call.method, &call.path);
+        call.kind = asked.kind;
+        call.model = asked.model;
+        call.model_at = asked.model_at;
+        call.quota = asked.quota;
+        call.stream = asked.stream || found.stream;
+        call.resources.extend(asked.resource);
+    } else {
+        call.stream = found.stream;
+    }
+    if let Payload::Held(body, _) = &call.payload {
+        if call.model_at == ModelAt::Nowhere && found.model.is_some() {
+            (call.model, call.model_at) = api::openai::model(body, &found);
+        }
+        if call.path == "chat/completions"
+            && live.config.server.top_p.is_some()
+            && !found.top_p
+            && found.model.is_some()
+        {
+            call.top_p_at = found.after_brace;
+        }
+        let text = |at: &std::ops::Range<usize>| std::str::from_utf8(&body[at.clone()]).ok();
+        call.resources.extend(found.references.iter().filter_map(text).map(Resource::new));
+        let previous = found.previous_interaction.as_ref().and_then(text);
+        call.resources.extend(previous.map(|id| Resource::new(format!("interactions/{id}"))));
+    }
+    if let Some(id) = upload::id(&call.query) {
+        call.resources.push(Resource::new(upload::resource(id)));
+    }
+    call.session = session(call, &found, live.config.server.session_affinity, headers, caller);
+}
+
+/// What keeps requests together, if anything does.
+fn session(
+    call: &Call,
+    found: &Skim,
+    affinity: SessionAffinity,
+    headers: &HeaderMap,
+    caller: &Caller,
+) -> Option<u64> {
+    let named = headers.get("x-keyfleet-session").map(HeaderValue::as_bytes);
+    if call.kind == Kind::Create
+        || call.model.as_str().is_empty() && call.resources.is_empty() && call.path != "models"
+    {
+        // What a client stores should be together, so that one request can refer to all of it.
+        return Some(hash(named.unwrap_or(caller.name.as_bytes())));
+    }
+    match (affinity, named, &call.payload, &found.opening) {
+        (SessionAffinity::Off, ..) => None,
+        (_, Some(name), ..) => Some(hash(name)),
+        (SessionAffinity::Conversation, None, Payload::Held(body, _), Some(opening)) => {
+            Some(hash(&body[opening.clone()]) ^ hash(call.model.as_str().as_bytes()))
+        }
+        _ => None,
+    }
+}
+
+/// The same in every replica and every run.
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = foldhash::quality::FixedState::with_seed(0x6b65_7966).build_hasher();
+    hasher.write(bytes);
+    mix(hasher.finish())
+}
+
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get("x-request-id").and_then(|value| value.to_str().ok());
+    match given.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID) {
+        Some(id) => id.to_owned(),
+        None => uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid().to_string(),
+    }
+}
+
+fn without_credentials(query: &str) -> String {
+    let is_credential = |pair: &&str| pair.starts_with("key=") || pair.starts_with("access_token=");
+    if !query.split('&').any(|pair| is_credential(&pair)) {
+        return query.to_owned();
+    }
+    query.split('&').filter(|pair| !is_credential(pair)).collect::<Vec<_>>().join("&")
+}
+
+/// The address that limits count by: the connection's, or what a trusted proxy says of it.
+fn client_address(trusted: &[IpNet], headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(address));
+    if !is_trusted(peer) {
+        return peer;
+    }
+    let listed = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let listed: Vec<IpAddr> =
+        listed.flat_map(|value| value.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
+    listed.into_iter().rev().find(|hop| !is_trusted(*hop)).unwrap_or(peer)
+}
+
+fn own_base(live: &Live, headers: &HeaderMap, peer: Option<IpAddr>) -> String {
+    let trusts = |peer: IpAddr| live.config.server.trusted_proxies.iter().any(|net| net.contains(peer));
+    let forwarded = |name: &str| {
+        let value = headers.get(name).filter(|_| peer.is_some_and(trusts));
+        value.and_then(|value| value.to_str().ok())
+    };
+    let scheme =
+        forwarded("x-forwarded-proto").filter(|scheme| matches!(*scheme, "http" | "https")).unwrap_or("http");
+    let host =
+        forwarded("x-forwarded-host").or_else(|| headers.get(HOST).and_then(|value| value.to_str().ok()));
+    format!("{scheme}://{}", host.unwrap_or("localhost"))
+}
+
+/// Whether a method may have a body that matters; for tests of routes.
+pub(crate) const ALLOWED: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_leave_the_query_and_nothing_else_does() {
+        assert_eq!(without_credentials("alt=sse&key=abc"), "alt=sse");
+        assert_eq!(without_credentials("key=abc&alt=sse&access_token=x&pageSize=1"), "alt=sse&pageSize=1");
+        assert_eq!(without_credentials("monkey=1&alt=sse"), "monkey=1&alt=sse");
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_is_believed() {
+        let trusted = [IpNet { addr: "10.0.0.0".parse().unwrap(), prefix: 8 }];
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "6.6.6.6, 1.2.3.4".parse().unwrap());
+        headers.append("x-forwarded-for", "10.1.1.1".parse().unwrap());
+        let of = |peer: &str| client_address(&trusted, &headers, peer.parse().unwrap()).to_string();
+        assert_eq!(of("10.9.9.9"), "1.2.3.4", "the nearest hop that is not our own proxy");
+        assert_eq!(of("8.8.8.8"), "8.8.8.8");
+    }
+}

@@ -1,0 +1,171 @@
+//! What one request leaves behind: a line in the log and its share of the metrics, when it is over.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use keyfleet_core::id::KeyId;
+use keyfleet_core::outcome::Cause;
+use keyfleet_service::clock;
+
+use crate::App;
+use crate::call::Surface;
+use crate::error::Fault;
+use crate::sse::UsageWatch;
+
+/// The record of one request. Whatever way the request ends, dropping it writes the line.
+pub(crate) struct Trail {
+    app: Arc<App>,
+    pub(crate) id: String,
+    pub(crate) client: Arc<str>,
+    pub(crate) surface: Surface,
+    pub(crate) path: String,
+    pub(crate) model: String,
+    pub(crate) stream: bool,
+    pub(crate) group: String,
+    pub(crate) key: Option<KeyId>,
+    pub(crate) attempts: u32,
+    pub(crate) last_cause: Option<Cause>,
+    pub(crate) status: StatusCode,
+    pub(crate) usage: UsageWatch,
+    pub(crate) ttfb: Option<Duration>,
+    pub(crate) broken: bool,
+    pub(crate) client_gone: bool,
+    error: Option<String>,
+    bytes: u64,
+    began: Instant,
+    finished: bool,
+}
+
+impl Trail {
+    pub(crate) fn new(app: Arc<App>, id: String) -> Self {
+        app.metrics.request_began();
+        Self {
+            app,
+            id,
+            client: Arc::from(""),
+            surface: Surface::Compat,
+            path: String::new(),
+            model: String::new(),
+            stream: false,
+            group: String::new(),
+            key: None,
+            attempts: 0,
+            last_cause: None,
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            usage: UsageWatch::default(),
+            ttfb: None,
+            broken: false,
+            client_gone: false,
+            error: None,
+            bytes: 0,
+            began: Instant::now(),
+            finished: false,
+        }
+    }
+
+    /// How long the request has been running.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Counts bytes that went to the client.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// Events of this request are not those of a model's answer, whose end is known.
+    pub(crate) fn is_opaque_stream(&self) -> bool {
+        self.path.contains("interactions") || self.path.contains("responses")
+    }
+
+    /// The answer had begun when this went wrong.
+    pub(crate) fn failed_in_stream(&mut self, fault: &Fault) {
+        self.error = Some(format!("in stream: {} {}", fault.status.as_u16(), fault.code));
+    }
+
+    /// Writes the line.
+    pub(crate) fn finish(&mut self) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let usage = self.usage.read().unwrap_or_default();
+        self.app.metrics.request_ended(self.surface, self.status, usage, self.ttfb);
+        if !self.app.logs_requests {
+            return;
+        }
+        let mut line = String::with_capacity(512);
+        let _ =
+            write!(line, r#"{{"time_ms":{},"level":"INFO","message":"request","id":"#, clock::utc().as_ms());
+        quote(&mut line, &self.id);
+        for (name, value) in [
+            ("client", &*self.client),
+            ("surface", self.surface.as_str()),
+            ("path", self.path.as_str()),
+            ("model", self.model.as_str()),
+            ("group", self.group.as_str()),
+            ("key", self.key.as_ref().map_or("", KeyId::as_str)),
+            ("last_failure", self.last_cause.map_or("", Cause::as_str)),
+            ("error", self.error.as_deref().unwrap_or_default()),
+        ] {
+            if !value.is_empty() {
+                let _ = write!(line, r#","{name}":"#);
+                quote(&mut line, value);
+            }
+        }
+        let _ = write!(
+            line,
+            r#","stream":{},"attempts":{},"status":{},"bytes":{},"input_tokens":{},"output_tokens":{},"client_gone":{},"#,
+            self.stream,
+            self.attempts,
+            self.status.as_u16(),
+            self.bytes,
+            usage.input,
+            usage.output,
+            self.client_gone,
+        );
+        if let Some(ttfb) = self.ttfb {
+            let _ = write!(line, r#""ttfb_ms":{:.3},"#, ttfb.as_secs_f64() * 1000.0);
+        }
+        let _ = write!(line, r#""duration_ms":{:.3}}}"#, self.began.elapsed().as_secs_f64() * 1000.0);
+        self.app.log.write(line.as_bytes());
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// A JSON string, cut at 256 characters: names come from clients.
+fn quote(line: &mut String, text: &str) {
+    line.push('"');
+    for c in text.chars().take(256) {
+        match c {
+            '"' | '\\' => {
+                line.push('\\');
+                line.push(c);
+            }
+            c if c.is_control() => {
+                let _ = write!(line, "\\u{:04x}", u32::from(c));
+            }
+            c => line.push(c),
+        }
+    }
+    line.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_cannot_break_out_of_their_line() {
+        let mut line = String::new();
+        super::quote(&mut line, "a\"b\\c\nd\u{7f}");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), "a\"b\\c\nd\u{7f}");
+        let mut long = String::new();
+        super::quote(&mut long, &"x".repeat(1_000));
+        assert_eq!(long.len(), 258);
+    }
+}

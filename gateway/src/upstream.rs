@@ -1,0 +1,206 @@
+//! The HTTP client: builds one request, sends it once, times out. It knows no policy.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use keyfleet_core::id::Model;
+use keyfleet_core::outcome::Cause;
+use keyfleet_core::time::Mono;
+use keyfleet_service::clock;
+use keyfleet_service::config::AuthMode;
+
+use crate::call::{Call, ModelAt, Payload, Surface};
+use crate::pool::Permit;
+
+const GOOGLE_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+
+/// Headers that concern one connection, name the caller, or are ours to set.
+const NOT_FORWARDED: [&str; 31] = [
+    "host",
+    "content-length",
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "proxy-connection",
+    "authorization",
+    "x-goog-api-key",
+    "x-api-key",
+    "x-goog-user-project",
+    "cookie",
+    "accept-encoding",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-real-ip",
+    "via",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "true-client-ip",
+    "cf-connecting-ip",
+];
+
+/// The part of a client's headers that goes upstream.
+pub(crate) fn forwarded(headers: &HeaderMap) -> HeaderMap {
+    let named: Vec<&str> = headers
+        .get_all(http::header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        .collect();
+    let kept = |name: &HeaderName| {
+        let name = name.as_str();
+        !NOT_FORWARDED.contains(&name)
+            && !name.starts_with("x-stainless-")
+            && !name.starts_with("x-keyfleet-")
+            && !named.iter().any(|other| other.eq_ignore_ascii_case(name))
+    };
+    let mut forwarded = HeaderMap::with_capacity(headers.len() + 2);
+    for (name, value) in headers.iter().filter(|(name, _)| kept(name)) {
+        forwarded.append(name, value.clone());
+    }
+    // What comes back is read on its way through.
+    forwarded.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    forwarded
+}
+
+/// Sends the call once with the permit's key and waits for the head of the answer, until `deadline`.
+pub(crate) async fn send(
+    worker: usize,
+    permit: &Permit,
+    call: &mut Call,
+    model: &Model,
+    deadline: Mono,
+) -> Result<reqwest::Response, Cause> {
+    let client = permit.live.client(worker, permit.key().egress).map_err(|error| {
+        tracing::error!(%error, "no HTTP client can be made for this way out");
+        Cause::Connect
+    })?;
+    let request = request(permit, call, model).ok_or(Cause::BadRequest)?;
+    match tokio::time::timeout_at(clock::instant(deadline), client.execute(request)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) if error.is_connect() => Err(Cause::Connect),
+        Ok(Err(error)) if error.is_timeout() => Err(Cause::Timeout),
+        Ok(Err(error)) if error.is_builder() => Err(Cause::BadRequest),
+        Ok(Err(_)) => Err(Cause::Reset),
+        Err(_) => Err(Cause::Timeout),
+    }
+}
+
+fn request(permit: &Permit, call: &mut Call, model: &Model) -> Option<reqwest::Request> {
+    let key = permit.key();
+    let group = &permit.live.groups[key.group as usize];
+    let upstream = permit.live.upstream_model(key.group as usize, model);
+    let renamed = (upstream != call.model).then_some(upstream.as_str());
+    let url = url(group, call, renamed);
+    let mut request = reqwest::Request::new(call.method.clone(), reqwest::Url::parse(&url).ok()?);
+    *request.headers_mut() = call.headers.clone();
+    let bearer = match key.mode {
+        AuthMode::Auto => call.surface == Surface::Compat,
+        AuthMode::Bearer => true,
+        AuthMode::ApiKey => false,
+    };
+    let (name, value) = if bearer { (AUTHORIZATION, &key.bearer) } else { (GOOGLE_KEY, &key.bare) };
+    request.headers_mut().insert(name, value.clone());
+    let top_p = permit.live.config.server.top_p;
+    *request.body_mut() = match &mut call.payload {
+        Payload::Held(body, _) if body.is_empty() => None,
+        Payload::Held(body, _) => {
+            Some(edited(body, &call.model_at, renamed, call.top_p_at.zip(top_p)).into())
+        }
+        Payload::Stream(body) => Some(reqwest::Body::wrap_stream(body.take()?.into_data_stream())),
+    };
+    Some(request)
+}
+
+fn url(group: &crate::live::LiveGroup, call: &Call, renamed: Option<&str>) -> String {
+    let base = if call.surface == Surface::Compat { &group.compat } else { &group.native };
+    let mut url = String::with_capacity(base.len() + call.path.len() + call.query.len() + 40);
+    url.push_str(base);
+    match (&call.model_at, renamed) {
+        (ModelAt::Path(at), Some(name)) => {
+            url.push_str(&call.path[..at.start]);
+            url.push_str(name);
+            url.push_str(&call.path[at.end..]);
+        }
+        _ => url.push_str(&call.path),
+    }
+    if !call.query.is_empty() {
+        url.push('?');
+        url.push_str(&call.query);
+    }
+    url
+}
+
+/// The body with the rewrites that the configuration asks for, and not one byte else changed.
+fn edited(body: &Bytes, model_at: &ModelAt, renamed: Option<&str>, top_p: Option<(usize, f64)>) -> Bytes {
+    let rename = match (model_at, renamed) {
+        (ModelAt::Body(at), Some(name)) => {
+            Some((at.clone(), serde_json::to_string(name).unwrap_or_default()))
+        }
+        _ => None,
+    };
+    if rename.is_none() && top_p.is_none() {
+        return body.clone();
+    }
+    let mut edited = BytesMut::with_capacity(body.len() + 128);
+    let mut from = 0;
+    if let Some((at, top_p)) = top_p {
+        edited.put_slice(&body[..at]);
+        edited.put_slice(format!("\"top_p\":{top_p},").as_bytes());
+        from = at;
+    }
+    if let Some((at, name)) = rename {
+        edited.put_slice(&body[from..at.start]);
+        edited.put_slice(name.trim_matches('"').as_bytes());
+        from = at.end;
+    }
+    edited.put_slice(&body[from..]);
+    edited.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_and_hop_by_hop_headers_stay_here() {
+        let mut headers = HeaderMap::new();
+        for name in NOT_FORWARDED.iter().chain(&[
+            "x-stainless-os",
+            "x-keyfleet-session",
+            "x-odd",
+            "accept",
+            "x-server-timeout",
+        ]) {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
+        }
+        headers.insert("connection", HeaderValue::from_static("close, X-Odd"));
+        let forwarded = forwarded(&headers);
+        let mut names: Vec<_> = forwarded.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept", "accept-encoding", "x-server-timeout"]);
+        assert_eq!(forwarded["accept-encoding"], "identity");
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_rewritten() {
+        let body = Bytes::from_static(br#"{ "model":"gpt","n":12345678901234567890 }"#);
+        let at = ModelAt::Body(11..14);
+        assert_eq!(edited(&body, &at, None, None), body);
+        assert_eq!(edited(&body, &at, Some("g\"x"), None), r#"{ "model":"g\"x","n":12345678901234567890 }"#);
+        assert_eq!(
+            edited(&body, &at, Some("g"), Some((1, 0.5))),
+            r#"{"top_p":0.5, "model":"g","n":12345678901234567890 }"#
+        );
+    }
+}
