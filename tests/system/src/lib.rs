@@ -1,0 +1,23 @@
+//! The whole product as its users meet it: gateway processes, simulated Geminis and official clients.
+//!
+//! The scenarios live in `it/`, in one test binary; this library is what they are told in. A gateway is the real binary
+//! with a real configuration file in a folder of its own, the upstream is `keyfleet_simulator` in this process, and the
+//! clients of the SDK matrix are the published packages, driven through `tests/sdk`. Run them with `scripts/test`, which
+//! prepares those clients and builds the binary; without that a scenario fails and says so.
+//!
+//! A harness fails by panicking, with what it knows: that ends the scenario and stands in its output.
+#![expect(clippy::panic, clippy::expect_used, reason = "a scenario that cannot go on fails")]
+
+mod client;
+mod eventually;
+mod gateway;
+mod load;
+mod sdk;
+mod sim;
+
+pub use client::{Answer, Client, read};
+pub use eventually::eventually;
+pub use gateway::{Gateway, GatewayOptions};
+pub use load::steady_load;
+pub use sdk::{Call, Report, Retries, Sdk, SdkClient};
+pub use sim::Sim;

@@ -1,0 +1,67 @@
+//! The simulated upstream of a scenario, and the configuration of a gateway in front of it.
+
+use keyfleet_simulator::{Received, Rule, Simulator, Stats, World};
+use serde_json::{Value, json};
+
+/// A simulated Gemini that stops when it is dropped.
+#[derive(Debug)]
+pub struct Sim(Simulator);
+
+impl Sim {
+    /// Starts with these projects, keys, limits and latencies.
+    pub async fn start(world: World) -> Self {
+        Self(Simulator::start(world).await.expect("a world without contradictions"))
+    }
+
+    /// Its origin, without a slash at the end.
+    pub fn url(&self) -> String {
+        self.0.url()
+    }
+
+    /// The secrets of its keys.
+    pub fn secrets(&self) -> Vec<String> {
+        self.0.world().secrets()
+    }
+
+    /// Replaces the faults.
+    pub fn rules(&self, rules: Vec<Rule>) {
+        self.0.clear_rules();
+        for rule in rules {
+            assert!(self.0.add_rule(rule), "too many rules");
+        }
+    }
+
+    /// Every request received since the start or the last [`Sim::forget`].
+    pub fn log(&self) -> Vec<Received> {
+        self.0.log()
+    }
+
+    /// Forgets the requests received.
+    pub fn forget(&self) {
+        self.0.clear_log();
+    }
+
+    /// Totals since the start.
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+
+    /// A gateway's configuration: one group with every key, each in its project, and the state file off.
+    pub fn config(&self) -> Value {
+        let keys: Vec<_> = self
+            .0
+            .world()
+            .keys
+            .into_iter()
+            .map(|key| json!({"key": key.secret, "id": key.id, "project": key.project}))
+            .collect();
+        json!({
+            "server": {"state_file": ""},
+            "groups": [{
+                "name": "pool",
+                "api_keys": keys,
+                "target_url": format!("{}/v1beta/openai/", self.url()),
+            }],
+        })
+    }
+}
