@@ -55,7 +55,7 @@ pub(crate) struct Failed {
 
 impl Failed {
     /// Without an answer from upstream.
-    pub(crate) fn without_answer(cause: Cause) -> Self {
+    pub(crate) fn without_answer(cause: Cause) -> Box<Self> {
         let (status, message) = match cause {
             Cause::Timeout => (StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time."),
             Cause::Connect => (StatusCode::BAD_GATEWAY, "The upstream cannot be reached."),
@@ -64,7 +64,7 @@ impl Failed {
             _ => (StatusCode::BAD_GATEWAY, "The upstream broke the connection off."),
         };
         let body = ErrorBody { message: message.to_owned(), ..ErrorBody::default() };
-        Self { outcome: cause.outcome(), status, body }
+        Box::new(Self { outcome: cause.outcome(), status, body })
     }
 }
 
@@ -94,7 +94,7 @@ pub(crate) async fn read(
     answer: reqwest::Response,
     expected: Expected,
     idle: Duration,
-) -> Result<Answer, Failed> {
+) -> Result<Answer, Box<Failed>> {
     let (head, body) = http::Response::from(answer).into_parts();
     let mut reader = Reader { body: Some(body), read: BytesMut::new(), first: Bytes::new(), idle };
     if head.status.is_client_error() || head.status.is_server_error() {
@@ -122,7 +122,7 @@ pub(crate) async fn read(
     Ok(Answer { status: head.status, headers: head.headers, form, begun, rest })
 }
 
-async fn failed(status: StatusCode, headers: &HeaderMap, mut reader: Reader) -> Failed {
+async fn failed(status: StatusCode, headers: &HeaderMap, mut reader: Reader) -> Box<Failed> {
     // What cannot be read of an error does not make it another one.
     while reader.len() <= MAX_ERROR_BODY && reader.more().await.unwrap_or(false) {}
     let (bytes, _) = reader.into_parts();
@@ -130,7 +130,7 @@ async fn failed(status: StatusCode, headers: &HeaderMap, mut reader: Reader) -> 
     let body = if gzip { ErrorBody::parse(&gunzip(&bytes)) } else { ErrorBody::parse(&bytes) };
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let outcome = classify(status, seconds.map(Duration::from_secs), &body);
-    Failed { outcome, status, body }
+    Box::new(Failed { outcome, status, body })
 }
 
 fn gunzip(bytes: &[u8]) -> Vec<u8> {
@@ -186,7 +186,7 @@ impl Reader {
         }
     }
 
-    async fn more_or_fail(&mut self) -> Result<bool, Failed> {
+    async fn more_or_fail(&mut self) -> Result<bool, Box<Failed>> {
         let began = self.len() > 0;
         self.more().await.map_err(|cause| Failed::without_answer(if began { cause } else { Cause::Reset }))
     }
@@ -197,13 +197,13 @@ impl Reader {
     }
 
     /// A plain JSON answer: all of it if it is small.
-    async fn plain(&mut self, generated: bool) -> Result<(), Failed> {
+    async fn plain(&mut self, generated: bool) -> Result<(), Box<Failed>> {
         while self.len() < HELD && self.more_or_fail().await? {}
         if generated && self.body.is_none() { judge_plain(self.bytes()) } else { Ok(()) }
     }
 
     /// The first events: up to one that is an answer.
-    async fn first_events(&mut self) -> Result<(), Failed> {
+    async fn first_events(&mut self) -> Result<(), Box<Failed>> {
         let mut looked = 0;
         loop {
             while let Some(len) = event_len(&self.bytes()[looked..]) {
@@ -231,7 +231,7 @@ impl Reader {
     }
 
     /// The beginning of a JSON array: enough to see that its first element is not an error.
-    async fn first_element(&mut self) -> Result<(), Failed> {
+    async fn first_element(&mut self) -> Result<(), Box<Failed>> {
         loop {
             let start: Vec<u8> =
                 self.bytes().iter().filter(|b| !b.is_ascii_whitespace()).take(10).copied().collect();
@@ -254,11 +254,11 @@ impl Reader {
 }
 
 /// An error that came with a 200: its own code is its status.
-fn inside_success(body: ErrorBody) -> Failed {
+fn inside_success(body: ErrorBody) -> Box<Failed> {
     let code = body.details.as_ref().and_then(|error| error.get("code")).and_then(Value::as_u64);
     let status = code.and_then(|code| StatusCode::from_u16(u16::try_from(code).ok()?).ok());
     let status = status.filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::BAD_GATEWAY);
-    Failed { outcome: classify(status, None, &body), status, body }
+    Box::new(Failed { outcome: classify(status, None, &body), status, body })
 }
 
 enum Judged {
@@ -282,7 +282,7 @@ fn judge_event(event: &[u8]) -> Judged {
     if has_content(&value) { Judged::Answer } else { Judged::Nothing }
 }
 
-fn judge_plain(bytes: &[u8]) -> Result<(), Failed> {
+fn judge_plain(bytes: &[u8]) -> Result<(), Box<Failed>> {
     if bytes.trim_ascii().is_empty() {
         return Err(Failed::without_answer(Cause::EmptyAnswer));
     }

@@ -56,7 +56,7 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    pub(crate) fn new(limit: &RateLimit) -> Option<Self> {
+    pub(crate) fn new(limit: RateLimit) -> Option<Self> {
         let rate = NonZeroU32::new(limit.requests_per_minute)?;
         let burst = NonZeroU32::new(limit.burst_size).unwrap_or(rate);
         let quota = Quota::per_minute(rate).allow_burst(burst);
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_the_next_one_is_told_when_to_come_back() {
-        let limiter = Limiter::new(&RateLimit { requests_per_minute: 1, burst_size: 3 }).unwrap();
+        let limiter = Limiter::new(RateLimit { requests_per_minute: 1, burst_size: 3 }).unwrap();
         let caller = Caller { name: Arc::from("a"), named: true };
         for _ in 0..3 {
             assert!(limiter.check(&caller, None).is_ok());

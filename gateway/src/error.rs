@@ -17,7 +17,7 @@ use crate::live::Live;
 use crate::redact::{redact, redact_json};
 
 /// Clients that retry by themselves give up on longer waits.
-const HOPELESS: Duration = Duration::from_secs(120);
+const HOPELESS: Duration = Duration::from_mins(2);
 
 /// An answer that is an error.
 #[derive(Debug, Clone)]

@@ -48,7 +48,7 @@ use keyfleet_core::time::Mono;
 use keyfleet_fabric::local::GatewayEnd;
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
-use keyfleet_service::logging::AccessLog;
+use keyfleet_service::logging::{AccessLog, LogFormat};
 use keyfleet_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -68,6 +68,8 @@ struct App {
     log: AccessLog,
     /// Whether finished requests are logged at all.
     logs_requests: bool,
+    /// As objects; else as lines for eyes.
+    logs_json: bool,
     budget: Arc<budget::Budget>,
     last_words: last_words::LastWords,
     began: Mono,
@@ -112,7 +114,7 @@ pub struct Listeners {
 
 /// Whether a configuration can be put in force; the error says what is wrong with it.
 pub fn check(config: &Arc<Config>) -> Result<(), String> {
-    Live::new(config.clone(), 1).map(|_| ())
+    Live::new(config, 1).map(|_| ())
 }
 
 /// Serves until the soft token of `shutdown`, then lets requests end for `server.drain_timeout_secs`. Every later
@@ -125,13 +127,14 @@ pub async fn run(
     shutdown: &Shutdown,
 ) -> Result<(), RunError> {
     let count = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let live = Live::new(config.borrow().clone(), count).map_err(RunError::Config)?;
+    let live = Live::new(&config.borrow(), count).map_err(RunError::Config)?;
     let app = Arc::new(App {
         pool: Pool::new(live),
         coordinator,
         metrics: metrics::Metrics::new(),
         log: AccessLog::stdout(),
         logs_requests: tracing::enabled!(target: "request", tracing::Level::INFO),
+        logs_json: LogFormat::Auto.is_json(),
         budget: Arc::default(),
         last_words: last_words::LastWords::default(),
         began: clock::mono(),
@@ -211,7 +214,7 @@ async fn follow(
                     return stop.cancelled().await;
                 }
                 let next = config.borrow_and_update().clone();
-                match Live::new(next, workers) {
+                match Live::new(&next, workers) {
                     Ok(live) => app.pool.replace(live),
                     Err(problem) => tracing::error!(%problem, "the new configuration is not put in force"),
                 }

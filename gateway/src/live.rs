@@ -79,7 +79,7 @@ pub(crate) struct Tally {
 
 impl Live {
     /// Prepares a configuration for `workers` runtimes. The error names the key that cannot be used.
-    pub(crate) fn new(config: Arc<Config>, workers: usize) -> Result<Self, String> {
+    pub(crate) fn new(config: &Arc<Config>, workers: usize) -> Result<Self, String> {
         let mut live = Self {
             projects: Vec::new(),
             project_numbers: HashMap::new(),
@@ -89,7 +89,7 @@ impl Live {
             lanes: ArcSwap::default(),
             blocks: config.failure.blocks(),
             breaker: config.failure.breakers(),
-            limiter: config.rate_limit.as_ref().and_then(Limiter::new),
+            limiter: config.rate_limit.and_then(Limiter::new),
             clients: Vec::new(),
             config: config.clone(),
         };
@@ -116,7 +116,7 @@ impl Live {
             self.egresses.push((egress, key.proxy_url.clone()));
         }
         let header = |text: String| {
-            let mut value = HeaderValue::from_str(&text).map_err(|_| {
+            let mut value = HeaderValue::from_bytes(text.as_bytes()).map_err(|_| {
                 format!(
                     "key {} holds a character that no HTTP header can carry; check for line breaks",
                     key.id

@@ -23,8 +23,8 @@ use crate::trail::Trail;
 use crate::{Worker, skim, upload, upstream};
 
 /// Uploads and files live for two days upstream; other resources may be asked for much longer.
-const FILE_TTL: Duration = Duration::from_secs(48 * 3_600);
-const OTHER_TTL: Duration = Duration::from_secs(14 * 24 * 3_600);
+const FILE_TTL: Duration = Duration::from_hours(48);
+const OTHER_TTL: Duration = Duration::from_hours(336);
 
 /// What one request has done so far.
 struct Course {
@@ -34,7 +34,7 @@ struct Course {
     again: Option<usize>,
     waited: bool,
     /// The last upstream error, for when nothing is left to try.
-    failed: Option<Failed>,
+    failed: Option<Box<Failed>>,
     /// Models to fall back to, the next one last.
     fallbacks: Vec<Model>,
 }
@@ -91,7 +91,7 @@ async fn attempt(
     call: &mut Call,
     model: &Model,
     deadline: Mono,
-) -> Result<Answer, Failed> {
+) -> Result<Answer, Box<Failed>> {
     let expected = Expected::of(call);
     let sent = upstream::send(worker.number, permit, call, model, deadline).await;
     let reply = sent.map_err(Failed::without_answer)?;
@@ -132,7 +132,14 @@ impl Course {
     }
 
     /// What follows from a failure.
-    fn next(&mut self, plan: &mut RetryPlan, call: &Call, permit: &Permit, failed: Failed, now: Now) -> Next {
+    fn next(
+        &mut self,
+        plan: &mut RetryPlan,
+        call: &Call,
+        permit: &Permit,
+        failed: Box<Failed>,
+        now: Now,
+    ) -> Next {
         let may_have_been_done = matches!(
             failed.outcome.cause,
             Cause::Reset | Cause::Timeout | Cause::Deadline | Cause::Truncated | Cause::EmptyAnswer

@@ -110,12 +110,11 @@ impl Pool {
     ) -> Result<Permit, NoKey> {
         let lane = self.lane(live, model, now.mono);
         let same = again.and_then(|index| Some((index, lane.lane.seats().get(index)?.admit(now.mono)?)));
-        let (seat, probes) = match same {
-            Some(found) => found,
-            None => {
-                let pick = lane.lane.select(want, self.generation.load(Acquire), now.mono)?;
-                (pick.index, pick.probes)
-            }
+        let (seat, probes) = if let Some(found) = same {
+            found
+        } else {
+            let pick = lane.lane.select(want, self.generation.load(Acquire), now.mono)?;
+            (pick.index, pick.probes)
         };
         Ok(Permit { pool: self.clone(), live: live.clone(), lane, seat, probes })
     }

@@ -39,6 +39,8 @@ pub(crate) struct Relay {
     /// The last bytes, once an error has been seen.
     farewell: Option<Bytes>,
     ended: bool,
+    /// The upstream broke off behind what has been gathered.
+    broken: bool,
     permit: Permit,
     trail: Trail,
 }
@@ -80,6 +82,7 @@ impl Relay {
             drained: streams.then(|| Box::pin(hard.clone().cancelled_owned())),
             farewell: None,
             ended: false,
+            broken: false,
             permit,
             trail,
         }
@@ -106,7 +109,7 @@ impl Relay {
                         return Poll::Ready(Err(Cause::Truncated));
                     }
                     // What has arrived goes out first.
-                    self.trail.broken = true;
+                    self.broken = true;
                 }
                 Poll::Pending if self.gathered.len > 0 => {
                     if self.yields < YIELDS {
@@ -180,12 +183,12 @@ impl Relay {
             Watch::Array { last } => *last != b']',
             Watch::Bytes => false,
         };
-        if early || self.trail.broken { self.broken_off(Cause::Truncated).map(|()| held) } else { Ok(held) }
+        if early || self.broken { self.broken_off(Cause::Truncated).map(|()| held) } else { Ok(held) }
     }
 
     /// The answer broke off: as an event where there are events, else by breaking off as well.
     fn broken_off(&mut self, cause: Cause) -> Result<(), BrokenOff> {
-        self.trail.broken = false;
+        self.broken = false;
         if cause != Cause::Cancelled {
             self.permit.failed(&cause.outcome(), clock::now());
         }
@@ -214,7 +217,7 @@ impl Relay {
     /// Everything has been handed out. The end of plain bytes is known from their length, and nobody asks again.
     fn is_complete(&self) -> bool {
         let upstream_ended = self.rest.as_ref().is_none_or(Body::is_end_stream);
-        let nothing_left = upstream_ended && self.gathered.len == 0 && !self.trail.broken;
+        let nothing_left = upstream_ended && self.gathered.len == 0 && !self.broken;
         self.farewell.is_none() && (self.ended || matches!(self.watch, Watch::Bytes) && nothing_left)
     }
 

@@ -106,14 +106,12 @@ pub(crate) fn skim(body: &[u8]) -> Skim {
             }
             b':' => at += 1,
             _ => {
-                let rest = &body[at..];
-                let len =
-                    rest.iter().position(|b| matches!(b, b',' | b'}' | b']' | b'"')).unwrap_or(rest.len());
+                let literal = &body[at..at + literal_len(&body[at..])];
                 if depth == 1 {
-                    found.stream |= key == b"stream" && rest.starts_with(b"true");
+                    found.stream |= key == b"stream" && literal.starts_with(b"true");
                     found.top_p |= key == b"top_p";
                 }
-                at += len.max(1);
+                at += literal.len().max(1);
             }
         }
     }
@@ -142,6 +140,11 @@ pub(crate) fn reference(text: &[u8]) -> Option<Range<usize>> {
     let is_part_of_id = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let id = name[kind.len()..].iter().position(|b| !is_part_of_id(b)).unwrap_or(name.len() - kind.len());
     (id > 0).then_some(from..from + kind.len() + id)
+}
+
+/// The length of a number, `true`, `false` or `null`.
+fn literal_len(rest: &[u8]) -> usize {
+    rest.iter().position(|b| matches!(b, b',' | b'}' | b']' | b'"')).unwrap_or(rest.len())
 }
 
 /// Whether a message is a system prompt, by the role that stands at its start or end.

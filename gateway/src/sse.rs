@@ -57,7 +57,7 @@ impl Scanner {
             self.held.split().freeze()
         };
         if self.in_error {
-            return self.collect(Bytes::new(), chunk);
+            return self.collect(Bytes::new(), &chunk);
         }
         let mut start = if self.at_line_start { Some(0) } else { next_line(&chunk, 0) };
         while let Some(at) = start.filter(|at| *at < chunk.len()) {
@@ -66,7 +66,7 @@ impl Scanner {
                 Line::Error => {
                     let error = chunk.slice(at..);
                     let before = self.note(chunk.slice(..at));
-                    return self.collect(before, error);
+                    return self.collect(before, &error);
                 }
                 Line::TooShortToTell => {
                     self.held.extend_from_slice(&chunk[at..]);
@@ -101,16 +101,16 @@ impl Scanner {
     }
 
     /// Gathers an error until its event ends, or until it is larger than any error.
-    fn collect(&mut self, before: Bytes, error_bytes: Bytes) -> Scanned {
+    fn collect(&mut self, before: Bytes, error_bytes: &[u8]) -> Scanned {
         let is_event = error_bytes.starts_with(b"data:");
         let ended =
-            is_event && [b"\n\n".as_slice(), b"\r\n\r\n"].iter().any(|end| find(&error_bytes, end).is_some());
+            is_event && [b"\n\n".as_slice(), b"\r\n\r\n"].iter().any(|end| find(error_bytes, end).is_some());
         if ended || error_bytes.len() > MAX_ERROR_BODY {
             self.in_error = false;
-            return Scanned::Error(before, Box::new(error(&error_bytes)));
+            return Scanned::Error(before, Box::new(error(error_bytes)));
         }
         self.in_error = true;
-        self.held.extend_from_slice(&error_bytes);
+        self.held.extend_from_slice(error_bytes);
         Scanned::Pass(before)
     }
 }
@@ -337,7 +337,7 @@ mod tests {
             format!("data: {json}\r\n\r\n"),
             format!("data: [{json}]\n\n"),
             format!("data:{json}\n\n"),
-            format!("data: [ {{ \"error\" : {{\"message\":\"busy\",\"status\":\"UNAVAILABLE\"}} }} ]\n\n"),
+            "data: [ { \"error\" : {\"message\":\"busy\",\"status\":\"UNAVAILABLE\"} } ]\n\n".to_string(),
             pretty.to_owned(),
             format!("[{pretty}]"),
         ] {

@@ -12,7 +12,7 @@ use keyfleet_service::clock;
 use crate::App;
 use crate::call::Surface;
 use crate::error::Fault;
-use crate::sse::UsageWatch;
+use crate::sse::{Usage, UsageWatch};
 
 /// The record of one request. Whatever way the request ends, dropping it writes the line.
 pub(crate) struct Trail {
@@ -30,7 +30,6 @@ pub(crate) struct Trail {
     pub(crate) status: StatusCode,
     pub(crate) usage: UsageWatch,
     pub(crate) ttfb: Option<Duration>,
-    pub(crate) broken: bool,
     pub(crate) client_gone: bool,
     error: Option<String>,
     bytes: u64,
@@ -56,7 +55,6 @@ impl Trail {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             usage: UsageWatch::default(),
             ttfb: None,
-            broken: false,
             client_gone: false,
             error: None,
             bytes: 0,
@@ -95,6 +93,37 @@ impl Trail {
         if !self.app.logs_requests {
             return;
         }
+        let line = if self.app.logs_json { self.json(usage) } else { self.human(usage) };
+        self.app.log.write(line.as_bytes());
+    }
+
+    /// For eyes.
+    fn human(&self, usage: Usage) -> String {
+        let mut line = format!(
+            "{} {} {} {}",
+            self.status.as_u16(),
+            self.surface.as_str(),
+            if self.model.is_empty() { &self.path } else { &self.model },
+            self.key.as_ref().map_or("-", KeyId::as_str),
+        );
+        let tokens = (usage.input, usage.output);
+        let _ =
+            write!(line, " attempts={} bytes={} tokens={}+{}", self.attempts, self.bytes, tokens.0, tokens.1);
+        if let Some(cause) = self.last_cause {
+            let _ = write!(line, " last_failure={}", cause.as_str());
+        }
+        if let Some(error) = &self.error {
+            let _ = write!(line, " error={error:?}");
+        }
+        if self.client_gone {
+            line.push_str(" client_gone");
+        }
+        let _ = write!(line, " {:.1}ms id={}", self.began.elapsed().as_secs_f64() * 1000.0, self.id);
+        line.replace(char::is_control, "?")
+    }
+
+    /// For machines.
+    fn json(&self, usage: Usage) -> String {
         let mut line = String::with_capacity(512);
         let _ =
             write!(line, r#"{{"time_ms":{},"level":"INFO","message":"request","id":"#, clock::utc().as_ms());
@@ -129,7 +158,7 @@ impl Trail {
             let _ = write!(line, r#""ttfb_ms":{:.3},"#, ttfb.as_secs_f64() * 1000.0);
         }
         let _ = write!(line, r#""duration_ms":{:.3}}}"#, self.began.elapsed().as_secs_f64() * 1000.0);
-        self.app.log.write(line.as_bytes());
+        line
     }
 }
 

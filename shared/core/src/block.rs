@@ -14,17 +14,17 @@ use crate::outcome::{Cause, Outcome};
 use crate::time::{Now, Utc};
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// A minute quota is back within a minute; the upstream's figure may not keep us away for longer than this.
 const MINUTE_CAP: Duration = Duration::from_secs(65);
 /// Added to every stated delay: the upstream's clock and ours do not tick together.
 const SLACK: Duration = Duration::from_millis(20);
 /// Day quotas do not return on the stroke of midnight.
-const MIDNIGHT_SLACK: Duration = Duration::from_secs(60);
+const MIDNIGHT_SLACK: Duration = Duration::from_mins(1);
 /// Keys of a large pool come back spread over this time after midnight.
-const MIDNIGHT_JITTER: Duration = Duration::from_secs(120);
+const MIDNIGHT_JITTER: Duration = Duration::from_mins(2);
 
 /// What the operator chose for cases that the upstream leaves open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     const POLICY: Policy =
-        Policy { bare_until_midnight: false, max_failures: 3, temporary_block: Duration::from_secs(300) };
+        Policy { bare_until_midnight: false, max_failures: 3, temporary_block: Duration::from_mins(5) };
 
     fn utc(text: &str) -> Utc {
         Utc::from_ms(text.parse::<Timestamp>().unwrap().as_millisecond())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::time::Mono;
 
 /// A probe whose verdict never arrives is offered again after this time.
-const PROBE_PATIENCE: Duration = Duration::from_secs(900);
+const PROBE_PATIENCE: Duration = Duration::from_mins(15);
 
 /// Whether traffic may pass, and if not, until when.
 #[derive(Debug)]

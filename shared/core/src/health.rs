@@ -202,9 +202,9 @@ mod tests {
     fn latency_counts_only_with_samples_and_against_the_median() {
         let now = Mono::from_ms(0);
         let mut slow = Health::new(now);
-        slow.succeeded(9, Duration::from_millis(6_000), now);
+        slow.succeeded(9, Duration::from_secs(6), now);
         assert_eq!(slow.score_at(Some(1_000.0), now), Score::PERFECT);
-        slow.succeeded(30, Duration::from_millis(6_000), now);
+        slow.succeeded(30, Duration::from_secs(6), now);
         assert_eq!(slow.score_at(Some(1_000.0), now).tenths(), 5, "halved at most");
         assert_eq!(slow.score_at(Some(5_000.0), now), Score::PERFECT, "within 1.5 of the median");
     }

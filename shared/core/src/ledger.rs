@@ -21,11 +21,11 @@ const VOUCH: Duration = Duration::from_secs(10);
 /// How often scores are looked at without an event: they heal with time.
 const SCORE_TICK: Duration = Duration::from_secs(1);
 /// A block that strikes again within this time after its end counts as one more in a row.
-const IN_A_ROW: Duration = Duration::from_secs(600);
+const IN_A_ROW: Duration = Duration::from_mins(10);
 /// A key that nobody saw working for so long is looked at by the prober.
-const UNSEEN: Duration = Duration::from_secs(3600);
+const UNSEEN: Duration = Duration::from_hours(1);
 /// A probe whose verdict does not arrive is asked for again after this time.
-const PROBE_RETRY: Duration = Duration::from_secs(120);
+const PROBE_RETRY: Duration = Duration::from_mins(2);
 /// The most blocks and the most owned resources that are kept; beyond it the ones that end first make room.
 pub const MAX_ENTRIES: usize = 100_000;
 

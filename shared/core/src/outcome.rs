@@ -320,6 +320,7 @@ mod tests {
     const TOKENS: &str = "GenerateContentInputTokensPerModelPerMinute-FreeTier";
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn every_family_has_its_cause() {
         let exceeded = "You exceeded your current quota, please check your plan and billing details.";
         let table: &[(u16, String, Cause)] = &[

@@ -439,7 +439,7 @@ fn of_session(seats: &[Seat], session: u64, want: &Want<'_>, now: Mono) -> Optio
     seat.admit(now).map(|probes| (index, probes))
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): spreads every input bit over the output.
+/// The finaliser of `SplitMix64` (Steele, Lea, Flood 2014): spreads every input bit over the output.
 pub fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

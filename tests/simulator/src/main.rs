@@ -20,6 +20,9 @@ struct Args {
     /// A small realistic pool: four projects, two keys in one of them, one dead key, free-tier limits.
     #[arg(long)]
     demo: bool,
+    /// Print a configuration with which a gateway uses this world, and end.
+    #[arg(long)]
+    print_config: bool,
     /// Overrides the latency of the world.
     #[arg(long)]
     latency: Option<Profile>,
@@ -34,7 +37,12 @@ enum Profile {
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let args = Args::parse();
-    let simulator = Simulator::start(world(&args)?).await?;
+    let world = world(&args)?;
+    if args.print_config {
+        let target = format!("http://{}/v1beta/openai/", args.listen);
+        return write!(io::stdout(), "{}", world.gateway_config(&target));
+    }
+    let simulator = Simulator::start(world).await?;
     writeln!(io::stdout(), "listening on {}", simulator.url())?;
     io::stdout().flush()?;
     stopped().await?;

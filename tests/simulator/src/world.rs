@@ -1,5 +1,6 @@
 //! The pool, the quotas, the answers and the latency of one simulated Gemini, as data.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -116,6 +117,16 @@ impl World {
             log_capacity: 10_000,
             ..Self::default()
         }
+    }
+
+    /// A configuration with which a gateway uses these keys through the compat base `target_url`.
+    pub fn gateway_config(&self, target_url: &str) -> String {
+        let mut text = format!("groups:\n- name: simulator\n  target_url: {target_url:?}\n  api_keys:\n");
+        for Key { id, secret, project, .. } in &self.keys {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  - {{id: {id:?}, key: {secret:?}, project: {project:?}}}");
+        }
+        text
     }
 
     /// The secrets of all keys, in their order.

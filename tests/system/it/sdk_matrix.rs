@@ -32,7 +32,9 @@ enum Upstream {
     StreamErrorWrapped,
     /// Sends an error that is no event after the first chunk of a stream.
     StreamRawTail,
-    /// Breaks off in the midst of a stream.
+    /// Breaks off within the first event of every stream.
+    StreamTruncatedAtOnce,
+    /// Breaks off after some events of a stream.
     StreamTruncated,
     /// Breaks off in the midst of an answer in one piece.
     Truncated,
@@ -49,25 +51,18 @@ enum Seen {
 /// The table.
 fn expected(sdk: Sdk, call: Call, upstream: Upstream) -> Seen {
     match (upstream, call.streams()) {
-        (Upstream::Storm | Upstream::AllDead, _) => Seen::Raised(
-            match sdk {
-                Sdk::OpenAiPython | Sdk::OpenAiJs => "InternalServerError",
-                Sdk::GenAiPython => "ServerError",
-                Sdk::GenAiJs => "ApiError",
-            },
-            Some(503),
-        ),
-        (
-            Upstream::StreamError
-            | Upstream::StreamErrorWrapped
-            | Upstream::StreamRawTail
-            | Upstream::StreamTruncated,
-            true,
-        ) => match sdk {
-            Sdk::OpenAiPython | Sdk::OpenAiJs => Seen::Raised("APIError", None),
-            Sdk::GenAiPython => Seen::Raised("ServerError", Some(503)),
-            Sdk::GenAiJs => Seen::Raised("ApiError", Some(503)),
-        },
+        (Upstream::Storm, _) => server_error(sdk, 503),
+        // The gateway's own failure to serve, not the model's.
+        (Upstream::AllDead, _) | (Upstream::StreamTruncatedAtOnce, true) => server_error(sdk, 502),
+        // What the upstream said of itself.
+        (Upstream::StreamError | Upstream::StreamErrorWrapped | Upstream::StreamRawTail, true) => {
+            stream_error(sdk, 503)
+        }
+        // Google streams a tool call as one event, so that nothing comes before the break.
+        (Upstream::StreamTruncated, true) if call == Call::StreamTools && !sdk.is_openai() => {
+            server_error(sdk, 502)
+        }
+        (Upstream::StreamTruncated, true) => stream_error(sdk, 503),
         // The body breaks off as it did upstream; each client has its own word for that.
         (Upstream::Truncated, false) => match sdk {
             Sdk::OpenAiPython => Seen::Raised("APIConnectionError", None),
@@ -76,6 +71,24 @@ fn expected(sdk: Sdk, call: Call, upstream: Upstream) -> Seen {
         },
         // Everything else could succeed, and does.
         _ => Seen::Whole,
+    }
+}
+
+/// What an error before the first byte of an answer becomes.
+fn server_error(sdk: Sdk, status: u64) -> Seen {
+    let class = match sdk {
+        Sdk::OpenAiPython | Sdk::OpenAiJs => "InternalServerError",
+        Sdk::GenAiPython => "ServerError",
+        Sdk::GenAiJs => "ApiError",
+    };
+    Seen::Raised(class, Some(status))
+}
+
+/// What an error after the first chunk of a stream becomes.
+fn stream_error(sdk: Sdk, status: u64) -> Seen {
+    match sdk {
+        Sdk::OpenAiPython | Sdk::OpenAiJs => Seen::Raised("APIError", None),
+        Sdk::GenAiPython | Sdk::GenAiJs => server_error(sdk, status),
     }
 }
 
@@ -110,7 +123,10 @@ fn fault(call: Call, upstream: Upstream) -> Option<Rule> {
         Upstream::StreamRawTail => {
             call.streams().then(|| Rule::new(Action::RawTail { after_chunks: 1, family }))
         }
-        Upstream::StreamTruncated => call.streams().then(|| Rule::new(Action::TruncateAt { bytes: 300 })),
+        Upstream::StreamTruncatedAtOnce => {
+            call.streams().then(|| Rule::new(Action::TruncateAt { bytes: 60 }))
+        }
+        Upstream::StreamTruncated => call.streams().then(|| Rule::new(Action::TruncateAt { bytes: 380 })),
         Upstream::Truncated => (!call.streams()).then(|| Rule::new(Action::TruncateAt { bytes: 30 })),
     }
 }
@@ -227,6 +243,7 @@ async fn an_error_in_a_stream_is_raised() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_answer_is_never_taken_for_a_whole_one() {
+    row(Upstream::StreamTruncatedAtOnce).await;
     row(Upstream::StreamTruncated).await;
     row(Upstream::Truncated).await;
 }

@@ -49,9 +49,7 @@ pub fn print(loaded: &Loaded) -> String {
     let mut previous: &[Step] = &[];
     for setting in &loaded.settings {
         let steps = setting.path.steps();
-        let mut common = steps.iter().zip(previous).take_while(|(a, b)| a == b).count();
-        // A value cannot hold another: the last step always starts a line.
-        common = common.min(steps.len().saturating_sub(1));
+        let common = steps.iter().zip(previous).take_while(|(a, b)| a == b).count();
         line(&mut text, steps, common);
         let _infallible = writeln!(text, "{}  # {}", setting.shown, setting.origin);
         previous = steps;
