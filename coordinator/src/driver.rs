@@ -57,13 +57,13 @@ impl Driver {
                     }
                     Err(_) => break,
                 },
-                () = tokio::time::sleep_until(clock::instant(wake)) => self.timers(),
+                () = tokio::time::sleep_until(clock::instant(wake)) => self.timers().await,
             }
         }
         while let Some(request) = self.gateways.try_next() {
             self.request(request);
         }
-        self.save();
+        self.save().await;
     }
 
     fn request(&mut self, request: Request) {
@@ -81,7 +81,7 @@ impl Driver {
         self.feed(Event::Probed { key, outcome, draw });
     }
 
-    fn timers(&mut self) {
+    async fn timers(&mut self) {
         let now = clock::mono();
         if now >= self.scan_at {
             let interval = self.config.borrow().monitoring.health_check_interval;
@@ -92,7 +92,7 @@ impl Driver {
             self.feed(Event::Tick);
         }
         if now >= self.save_at {
-            self.save();
+            self.save().await;
         }
     }
 
@@ -107,9 +107,12 @@ impl Driver {
         }
     }
 
-    fn save(&mut self) {
+    /// Messages wait meanwhile, but requests do not: this is not their thread.
+    async fn save(&mut self) {
         self.save_at = Mono::FOREVER;
-        if let Err(error) = self.state.save(&self.ledger.save(clock::now())) {
+        let (state, saved) = (self.state.clone(), self.ledger.save(clock::now()));
+        let done = tokio::task::spawn_blocking(move || state.save(&saved)).await;
+        if let Err(error) = done.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
             tracing::warn!(%error, "the state file cannot be written: blocks and scores would not survive a restart");
             self.save_at = clock::mono().plus(Duration::from_secs(30));
         }

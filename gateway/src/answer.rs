@@ -12,7 +12,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
-use keyfleet_core::outcome::{Cause, Outcome, classify};
+use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope, classify};
 use serde_json::Value;
 
 use crate::call::{Call, Kind, Surface};
@@ -65,6 +65,14 @@ impl Failed {
         };
         let body = ErrorBody { message: message.to_owned(), ..ErrorBody::default() };
         Box::new(Self { outcome: cause.outcome(), status, body })
+    }
+
+    /// Given up by ourselves: nobody is at fault, and nothing is tried again.
+    pub(crate) fn shutting_down() -> Box<Self> {
+        let outcome = Outcome { scope: Scope::Client, retry: Retry::Never, ..Cause::Cancelled.outcome() };
+        let body =
+            ErrorBody { message: "The gateway is shutting down.".to_owned(), ..ErrorBody::default() };
+        Box::new(Self { outcome, status: StatusCode::SERVICE_UNAVAILABLE, body })
     }
 }
 
@@ -254,7 +262,7 @@ impl Reader {
 }
 
 /// An error that came with a 200: its own code is its status.
-fn inside_success(body: ErrorBody) -> Box<Failed> {
+pub(crate) fn inside_success(body: ErrorBody) -> Box<Failed> {
     let code = body.details.as_ref().and_then(|error| error.get("code")).and_then(Value::as_u64);
     let status = code.and_then(|code| StatusCode::from_u16(u16::try_from(code).ok()?).ok());
     let status = status.filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::BAD_GATEWAY);

@@ -72,10 +72,11 @@ impl Fault {
 
     /// No key for `model`.
     pub(crate) fn no_key(refusal: NoKey, model: &str, now: Mono) -> Self {
-        let retry = if refusal.retry_at == Mono::FOREVER {
-            Retry::Hopeless
-        } else {
-            Retry::After(refusal.retry_at.since(now).max(Duration::from_millis(1)))
+        let retry = match refusal.retry_at {
+            // The keys are as good as before; this request may not use them again.
+            _ if refusal.blame == Blame::Tried => None,
+            Mono::FOREVER => Some(Retry::Hopeless),
+            at => Some(Retry::After(at.since(now).max(Duration::from_millis(1)))),
         };
         let model = if model.is_empty() { "this request" } else { model };
         let fault = match refusal.blame {
@@ -91,7 +92,7 @@ impl Fault {
             ),
             Blame::Egress => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The upstream cannot be reached. It is tried again within seconds.",
+                "The upstream cannot be reached, or refuses this gateway's address. It is tried again within seconds.",
             ),
             Blame::Keys => Self::new(
                 StatusCode::BAD_GATEWAY,
@@ -104,7 +105,7 @@ impl Fault {
                 format!("Every key for {model} was tried without success."),
             ),
         };
-        fault.with_retry(retry)
+        Self { retry, ..fault }
     }
 
     pub(crate) fn body_refused(why: Refused, limit: usize) -> Self {

@@ -60,6 +60,10 @@ fn warn_of_restart(old: &Config, new: &Config) {
         ("server.port", old.port != new.port),
         ("server.ops_port", old.ops_port != new.ops_port),
         ("server.state_file", old.state_file != new.state_file),
+        (
+            "server.cors_allowed_origins",
+            old.cors_allowed_origins.is_empty() && !new.cors_allowed_origins.is_empty(),
+        ),
     ] {
         if differs {
             tracing::warn!("{option} has changed: it takes effect with the next start");

@@ -178,10 +178,17 @@ pub async fn run(
     Ok(())
 }
 
-/// Waits for the workers, at first patiently.
+/// Waits for the workers, at first patiently. Those that do not end are left behind, for the process to end with.
 async fn drain(workers: Vec<std::thread::JoinHandle<()>>, patience: Duration, hard: &CancellationToken) {
-    let mut ended =
-        tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join())));
+    // Not on the runtime's blocking pool: its end would wait for them, however long they take.
+    let (tell, mut ended) = tokio::sync::oneshot::channel::<()>();
+    let waiter = std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
+        workers.into_iter().for_each(|worker| drop(worker.join()));
+        drop(tell);
+    });
+    if let Err(error) = waiter {
+        tracing::warn!(%error, "no thread to wait for connections with: they end now");
+    }
     if tokio::time::timeout(patience, &mut ended).await.is_ok() {
         hard.cancel();
         return;

@@ -16,6 +16,7 @@ use keyfleet_core::select::Lane;
 use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
 
 use crate::auth::Limiter;
+use crate::pool::EgressState;
 
 pub(crate) type Lanes = HashMap<Model, Arc<ModelLane>, foldhash::fast::RandomState>;
 
@@ -63,6 +64,8 @@ pub(crate) struct ModelLane {
     pub(crate) lane: Lane,
     /// What the upstream of each group calls the model.
     pub(crate) upstream: Vec<Model>,
+    /// The state of each way out.
+    pub(crate) egresses: Vec<Arc<EgressState>>,
     pub(crate) tallies: Box<[Tally]>,
     /// The model has answered: its lane is worth keeping.
     pub(crate) served: AtomicBool,

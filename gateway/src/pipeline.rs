@@ -93,9 +93,16 @@ async fn attempt(
     deadline: Mono,
 ) -> Result<Answer, Box<Failed>> {
     let expected = Expected::of(call);
-    let sent = upstream::send(worker.number, permit, call, model, deadline).await;
-    let reply = sent.map_err(Failed::without_answer)?;
-    answer::read(reply, expected, permit.live.config.server.idle_timeout).await
+    let exchange = async {
+        let sent = upstream::send(worker.number, permit, call, model, deadline).await;
+        let reply = sent.map_err(Failed::without_answer)?;
+        answer::read(reply, expected, permit.live.config.server.idle_timeout).await
+    };
+    tokio::select! {
+        biased;
+        answered = exchange => answered,
+        () = worker.app.hard.cancelled() => Err(Failed::shutting_down()),
+    }
 }
 
 impl Course {
@@ -128,6 +135,8 @@ impl Course {
             return None;
         }
         self.waited = true;
+        // What comes back may be a key that was refused before.
+        self.tried.clear();
         Some(wait)
     }
 
@@ -186,10 +195,10 @@ impl Course {
                 }
                 match own {
                     // Keys that do not work are not the caller's business: it is not its 400, 401 or 403.
-                    Some((_, own))
-                        if failed.outcome.scope != Scope::Client && failed.status.as_u16() < 429 =>
-                    {
-                        own
+                    Some((_, own)) if is_about_keys(&failed) => own,
+                    // Nor is the place that we call from: its 400 would be ours.
+                    Some((_, own)) if failed.outcome.scope == Scope::Egress && failed.status.as_u16() < 429 => {
+                        Fault { message: upstream.message, ..own }
                     }
                     Some((_, own)) => Fault { retry: own.retry, ..upstream },
                     None => upstream,
@@ -204,6 +213,12 @@ impl Course {
         mark(response.headers_mut(), &trail);
         response
     }
+}
+
+/// An error by which the upstream refused our credentials.
+fn is_about_keys(failed: &Failed) -> bool {
+    matches!(failed.outcome.scope, Scope::Key | Scope::KeyModel | Scope::Project)
+        && failed.status.as_u16() < 429
 }
 
 /// Passes the answer on. From here on nothing is retried: the attempt moves into the body.

@@ -8,9 +8,11 @@ mod lanes;
 mod owners;
 mod reports;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -55,13 +57,16 @@ pub(crate) struct Blocked {
     pub(crate) cause: Cause,
     pub(crate) until: Mono,
     pub(crate) probe: Option<Mono>,
+    /// The coordinator has said so; else it is this replica's own finding, which the coordinator may not know yet.
+    pub(crate) decided: bool,
 }
 
 /// A way out, and the projects that were refused on it lately.
 #[derive(Default)]
 pub(crate) struct EgressState {
-    breaker: Arc<Breaker>,
+    pub(crate) breaker: Arc<Breaker>,
     suspects: Mutex<Vec<(ProjectId, Mono)>>,
+    suspected: AtomicBool,
 }
 
 /// The right to one attempt with one key. Whoever drops it unused gives back what it holds.
@@ -130,7 +135,11 @@ impl Pool {
             Change::Blocked { subject, cause, ttl_ms, probe_ms } => {
                 let at = |ms: u64| now.mono.plus(Duration::from_millis(ms));
                 let until = ttl_ms.map_or(Mono::FOREVER, at);
-                self.close(subject, Blocked { cause: *cause, until, probe: probe_ms.map(at) });
+                let probe = probe_ms.map(at);
+                self.close(subject, Blocked { cause: *cause, until, probe, decided: true });
+                if let Some(at) = probe {
+                    self.on_gates(subject, |gate| gate.schedule_probe(at));
+                }
             }
             Change::Cleared { subject, slow_start } => self.open(subject, *slow_start, now.mono),
             Change::Scored { key, score } => self.dial(key).set_score(*score),
@@ -139,14 +148,24 @@ impl Pool {
         }
     }
 
+    /// Takes over everything that holds: what was decided before and is not part of it is over.
+    pub(crate) fn decide_all(&self, changes: &[Change], now: Now) {
+        let blocked = |change: &Change| match change {
+            Change::Blocked { subject, .. } => Some(subject.clone()),
+            _ => None,
+        };
+        let holds: HashSet<Subject> = changes.iter().filter_map(blocked).collect();
+        let decided = self.blocks(now.mono).into_iter().filter(|(_, blocked)| blocked.decided);
+        let over = decided.filter(|(subject, _)| !holds.contains(subject));
+        over.for_each(|(subject, _)| self.open(&subject, false, now.mono));
+        for change in changes {
+            self.decide(change, now);
+        }
+    }
+
     /// Closes the gate of a subject, here and now.
     fn close(&self, subject: &Subject, blocked: Blocked) {
-        match subject {
-            Subject::KeyModel(key, model) => {
-                self.seats_of(key, model, |seat| seat.gates.key_model.close(blocked.until, blocked.probe));
-            }
-            _ => self.gate(subject).close(blocked.until, blocked.probe),
-        }
+        self.on_gates(subject, |gate| gate.close(blocked.until, blocked.probe));
         let mut blocks = self.blocks.lock();
         let known = blocks.entry(subject.clone()).or_insert(blocked);
         if blocked.until >= known.until {
@@ -155,10 +174,7 @@ impl Pool {
     }
 
     fn open(&self, subject: &Subject, slow_start: bool, now: Mono) {
-        match subject {
-            Subject::KeyModel(key, model) => self.seats_of(key, model, |seat| seat.gates.key_model.open()),
-            _ => self.gate(subject).open(),
-        }
+        self.on_gates(subject, Gate::open);
         self.blocks.lock().remove(subject);
         if slow_start {
             let live = self.live();
@@ -188,6 +204,14 @@ impl Pool {
     /// The health of a key.
     pub(crate) fn dial(&self, key: &KeyId) -> Arc<Dial> {
         self.dials.lock().entry(key.clone()).or_default().clone()
+    }
+
+    /// A subject's gate, or its gates: a key has one per model that it serves.
+    fn on_gates(&self, subject: &Subject, act: impl Fn(&Gate)) {
+        match subject {
+            Subject::KeyModel(key, model) => self.seats_of(key, model, |seat| act(&seat.gates.key_model)),
+            _ => act(&self.gate(subject)),
+        }
     }
 
     fn gate(&self, subject: &Subject) -> Arc<Gate> {
@@ -230,6 +254,10 @@ impl Permit {
         &self.lane.upstream[self.key().group as usize]
     }
 
+    fn egress(&self) -> &EgressState {
+        &self.lane.egresses[self.key().egress as usize]
+    }
+
     fn seat(&self) -> &Seat {
         &self.lane.lane.seats()[self.seat]
     }
@@ -237,6 +265,9 @@ impl Permit {
     /// The upstream answered; `ttfb` is the time to its first byte.
     pub(crate) fn succeeded(&mut self, ttfb: Duration, now: Mono) {
         self.answered(now);
+        if self.egress().suspected.load(Relaxed) && self.egress().suspected.swap(false, AcqRel) {
+            self.egress().suspects.lock().clear();
+        }
         let probes = std::mem::take(&mut self.probes).without(Probes::MODEL).without(Probes::EGRESS);
         self.lane.served.store(true, Relaxed);
         let ttfb_ms = u32::try_from(ttfb.as_millis()).unwrap_or(u32::MAX);
@@ -264,7 +295,8 @@ impl Permit {
     /// The attempt failed. Everything that follows from it holds when this returns.
     pub(crate) fn failed(&mut self, outcome: &Outcome, now: Now) {
         let probes = std::mem::take(&mut self.probes);
-        let concerned = self.act_on(outcome, now);
+        let draw = fastrand::u32(..);
+        let concerned = self.act_on(outcome, draw, now);
         let left = probes.without(concerned);
         if left.any() {
             self.seat().return_probes(left, now.mono);
@@ -280,13 +312,13 @@ impl Permit {
             scope: outcome.scope,
             cause: outcome.cause,
             retry_after_ms: outcome.retry_after.and_then(|span| u64::try_from(span.as_millis()).ok()),
-            draw: fastrand::u32(..),
+            draw,
             probe: own.iter().any(|probe| probes.has(*probe) && concerned.has(*probe)),
         });
     }
 
     /// Closes what the outcome closes; returns the gate that it was about.
-    fn act_on(&self, outcome: &Outcome, now: Now) -> Probes {
+    fn act_on(&self, outcome: &Outcome, draw: u32, now: Now) -> Probes {
         let seat = self.seat();
         let policy = &self.live.breaker;
         let (key, project) = (&self.key().id, self.project());
@@ -315,10 +347,10 @@ impl Permit {
             self.blame_egress(outcome, now);
         }
         // The coordinator knows how often it has struck, and prolongs this.
-        if let Some(window) = block::window(outcome, 0, &self.live.blocks, now.utc, 0) {
+        if let Some(window) = block::window(outcome, 0, &self.live.blocks, now.utc, draw) {
             let until = now.mono_at(window.until);
             let probe = window.probe_after.map(|span| now.mono.plus(span));
-            self.pool.close(&subject, Blocked { cause: outcome.cause, until, probe });
+            self.pool.close(&subject, Blocked { cause: outcome.cause, until, probe, decided: false });
         }
         if outcome.cause.is_terminal() {
             tracing::warn!(key = %key, %project, cause = outcome.cause.as_str(), "out of rotation until a check succeeds");
@@ -343,7 +375,7 @@ impl Permit {
     /// projects get them together.
     fn blame_egress(&self, outcome: &Outcome, now: Now) {
         let (egress, _) = &self.live.egresses[self.key().egress as usize];
-        let state = self.pool.egress(egress);
+        let state = self.egress();
         if matches!(outcome.cause, Cause::Connect | Cause::Reset | Cause::Timeout) {
             if state.breaker.failed(&self.live.breaker, now.mono) {
                 tracing::warn!(%egress, cause = outcome.cause.as_str(), "the way out fails: its breaker opens");
@@ -352,6 +384,7 @@ impl Permit {
         }
         let mut suspects = state.suspects.lock();
         suspects.retain(|(_, at)| now.mono.since(*at) <= TOGETHER);
+        state.suspected.store(true, Release);
         if !suspects.iter().any(|(project, _)| project == self.project()) && suspects.len() < SUSPECTS {
             suspects.push((self.project().clone(), now.mono));
         }

@@ -12,12 +12,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::{Body, Frame};
-use keyfleet_core::outcome::{Cause, classify};
+use keyfleet_core::error_body::ErrorBody;
+use keyfleet_core::outcome::Cause;
 use keyfleet_service::clock;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::answer::{Answer, Form};
+use crate::answer::{self, Answer, Form};
 use crate::error::Fault;
 use crate::pool::Permit;
 use crate::sse::{Scanned, Scanner};
@@ -139,16 +140,7 @@ impl Relay {
             Watch::Events(scanner) => match scanner.scan(bytes) {
                 Scanned::Pass(bytes) => bytes,
                 Scanned::Error(before, body) => {
-                    let code = body
-                        .details
-                        .as_ref()
-                        .and_then(|error| error.get("code"))
-                        .and_then(serde_json::Value::as_u64);
-                    let status = code.and_then(|code| StatusCode::from_u16(u16::try_from(code).ok()?).ok());
-                    let status =
-                        status.filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::BAD_GATEWAY);
-                    self.permit.failed(&classify(status, None, &body), clock::now());
-                    self.fail(&Fault::upstream(status, &body, &self.permit.live.clone()));
+                    self.upstream_failed(*body);
                     before
                 }
             },
@@ -164,6 +156,13 @@ impl Relay {
         }
     }
 
+    /// The upstream told an error where an answer should go on.
+    fn upstream_failed(&mut self, body: ErrorBody) {
+        let failed = answer::inside_success(body);
+        self.permit.failed(&failed.outcome, clock::now());
+        self.fail(&Fault::upstream(failed.status, &failed.body, &self.permit.live.clone()));
+    }
+
     /// The upstream has ended: the bytes that were held back, or an error if it ended too early.
     fn end(&mut self) -> Result<Bytes, BrokenOff> {
         let mut held = Bytes::new();
@@ -174,16 +173,15 @@ impl Relay {
                     !scanner.saw_end() && !self.trail.is_opaque_stream()
                 }
                 Scanned::Error(_, body) => {
-                    let fault = Fault::upstream(StatusCode::BAD_GATEWAY, &body, &self.permit.live.clone());
-                    self.permit.failed(&Cause::Truncated.outcome(), clock::now());
-                    self.fail(&fault);
+                    self.upstream_failed(*body);
                     return Ok(held);
                 }
             },
             Watch::Array { last } => *last != b']',
             Watch::Bytes => false,
         };
-        if early || self.broken { self.broken_off(Cause::Truncated).map(|()| held) } else { Ok(held) }
+        // Half an event is worth nothing, and an error that follows it would be glued to it.
+        if early || self.broken { self.broken_off(Cause::Truncated).map(|()| Bytes::new()) } else { Ok(held) }
     }
 
     /// The answer broke off: as an event where there are events, else by breaking off as well.
@@ -192,11 +190,13 @@ impl Relay {
         if cause != Cause::Cancelled {
             self.permit.failed(&cause.outcome(), clock::now());
         }
-        let message = match cause {
-            Cause::Cancelled => "The gateway is shutting down; the answer is incomplete.",
-            _ => "The upstream broke the answer off; it is incomplete.",
-        };
-        self.fail(&Fault::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        self.fail(&match cause {
+            Cause::Cancelled => Fault::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The gateway is shutting down; the answer is incomplete.",
+            ),
+            _ => Fault::new(StatusCode::BAD_GATEWAY, "The upstream broke the answer off; it is incomplete."),
+        });
         if self.farewell.is_some() { Ok(()) } else { Err(BrokenOff) }
     }
 

@@ -202,9 +202,7 @@ fn session(
     caller: &Caller,
 ) -> Option<u64> {
     let named = headers.get("x-keyfleet-session").map(HeaderValue::as_bytes);
-    if call.kind == Kind::Create
-        || call.model.as_str().is_empty() && call.resources.is_empty() && call.path != "models"
-    {
+    if call.kind == Kind::Create || skim::names_a_collection(&call.path) {
         // What a client stores should be together, so that one request can refer to all of it.
         return Some(hash(named.unwrap_or(caller.name.as_bytes())));
     }

@@ -129,6 +129,11 @@ impl Skim {
     }
 }
 
+/// Whether a path is about a collection of resources, such as `v1beta/files`.
+pub(crate) fn names_a_collection(path: &str) -> bool {
+    path.split(['/', ':']).any(|part| RESOURCES.iter().any(|kind| kind.trim_end_matches('/') == part))
+}
+
 /// Where a string names a resource: at its start, or behind the last `/v1beta/` and its like of a URL.
 pub(crate) fn reference(text: &[u8]) -> Option<Range<usize>> {
     let from = match memchr::memmem::rfind(text, b"/v1") {

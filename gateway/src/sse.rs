@@ -1,6 +1,9 @@
 //! Watching a stream of events on its way through: the bytes pass as they are, but an error that the upstream puts
 //! between them (as an event, array-wrapped, or as bare JSON) is caught, and whether the answer came to its end,
 //! and its last usage, are noted. Nothing is parsed but errors.
+//!
+//! Whole events pass. The beginning of one waits for its rest, which no client could use either: if the upstream
+//! breaks off, what follows is not glued to half an event.
 
 use std::sync::LazyLock;
 
@@ -8,43 +11,29 @@ use bytes::{Bytes, BytesMut};
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
 use memchr::memmem::{Finder, FinderRev};
 
+/// An event that is larger passes as it comes.
+const MAX_HELD: usize = MAX_ERROR_BODY;
+
 /// What of a chunk goes to the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Scanned {
     /// These bytes; the rest, if any, waits for the next chunk.
     Pass(Bytes),
-    /// These bytes, and then an error has begun: it is complete at the end of its event.
+    /// These bytes, and then there was an error.
     Error(Bytes, Box<ErrorBody>),
 }
 
 /// The state between chunks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Scanner {
+    /// The beginning of an event.
     held: BytesMut,
-    at_line_start: bool,
-    /// `held` is an error whose end has not been seen.
-    in_error: bool,
+    /// The last bytes that passed are within a large event.
+    within_event: bool,
+    /// And they ended a line of it.
+    line_ended: bool,
     end: EndWatch,
     pub(crate) usage: UsageWatch,
-}
-
-impl Default for Scanner {
-    fn default() -> Self {
-        Self {
-            held: BytesMut::new(),
-            at_line_start: true,
-            in_error: false,
-            end: EndWatch::default(),
-            usage: UsageWatch::default(),
-        }
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Line {
-    Harmless,
-    Error,
-    TooShortToTell,
 }
 
 impl Scanner {
@@ -56,35 +45,30 @@ impl Scanner {
             self.held.extend_from_slice(&chunk);
             self.held.split().freeze()
         };
-        if self.in_error {
-            return self.collect(Bytes::new(), &chunk);
+        let blank = if self.within_event { blank_line(&chunk, self.line_ended) } else { 0 };
+        let ended = events_end(&chunk).max(blank);
+        if let Some(at) = self.find_error(&chunk[..ended], blank) {
+            return self.error(&chunk, at, ended);
         }
-        let mut start = if self.at_line_start { Some(0) } else { next_line(&chunk, 0) };
-        while let Some(at) = start.filter(|at| *at < chunk.len()) {
-            match judge(&chunk[at..]) {
-                Line::Harmless => start = next_line(&chunk, at),
-                Line::Error => {
-                    let error = chunk.slice(at..);
-                    let before = self.note(chunk.slice(..at));
-                    return self.collect(before, &error);
-                }
-                Line::TooShortToTell => {
-                    self.held.extend_from_slice(&chunk[at..]);
-                    self.at_line_start = true;
-                    return Scanned::Pass(self.note(chunk.slice(..at)));
-                }
-            }
+        let rest = &chunk[ended..];
+        if rest.len() <= MAX_HELD && !(self.within_event && ended == 0) {
+            self.within_event = false;
+            self.held.extend_from_slice(rest);
+            return Scanned::Pass(self.note(chunk.slice(..ended)));
         }
-        self.at_line_start = chunk.last() == Some(&b'\n');
+        if !self.within_event && is_error(rest) {
+            return self.error(&chunk, ended, chunk.len());
+        }
+        self.within_event = true;
+        self.line_ended = chunk.last() == Some(&b'\n');
         Scanned::Pass(self.note(chunk))
     }
 
     /// The stream has ended: what was held back, and whether it was an error.
     pub(crate) fn finish(&mut self) -> Scanned {
         let held = self.held.split().freeze();
-        if self.in_error {
-            self.in_error = false;
-            return Scanned::Error(Bytes::new(), Box::new(error(&held)));
+        if is_error(&held) {
+            return Scanned::Error(Bytes::new(), Box::new(read_error(&held)));
         }
         Scanned::Pass(self.note(held))
     }
@@ -100,18 +84,21 @@ impl Scanner {
         passed
     }
 
-    /// Gathers an error until its event ends, or until it is larger than any error.
-    fn collect(&mut self, before: Bytes, error_bytes: &[u8]) -> Scanned {
-        let is_event = error_bytes.starts_with(b"data:");
-        let ended =
-            is_event && [b"\n\n".as_slice(), b"\r\n\r\n"].iter().any(|end| find(error_bytes, end).is_some());
-        if ended || error_bytes.len() > MAX_ERROR_BODY {
-            self.in_error = false;
-            return Scanned::Error(before, Box::new(error(error_bytes)));
+    fn error(&mut self, chunk: &Bytes, at: usize, ended: usize) -> Scanned {
+        let error = Box::new(read_error(&chunk[at..ended]));
+        Scanned::Error(self.note(chunk.slice(..at)), error)
+    }
+
+    /// The first line of whole events that is an error.
+    fn find_error(&self, events: &[u8], blank: usize) -> Option<usize> {
+        let mut line = if self.within_event && blank == 0 { next_line(events, 0) } else { Some(blank) };
+        while let Some(at) = line.filter(|at| *at < events.len()) {
+            if is_error(&events[at..]) {
+                return Some(at);
+            }
+            line = next_line(events, at);
         }
-        self.in_error = true;
-        self.held.extend_from_slice(error_bytes);
-        Scanned::Pass(before)
+        None
     }
 }
 
@@ -119,12 +106,34 @@ fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     memchr::memmem::find(bytes, needle)
 }
 
-fn next_line(chunk: &[u8], from: usize) -> Option<usize> {
-    Some(from + memchr::memchr(b'\n', &chunk[from..])? + 1)
+fn next_line(bytes: &[u8], from: usize) -> Option<usize> {
+    Some(from + memchr::memchr(b'\n', &bytes[from..])? + 1)
+}
+
+/// The length of the blank line at the start of bytes that follow a line break; 0 if there is none.
+fn blank_line(bytes: &[u8], line_ended: bool) -> usize {
+    match bytes {
+        [b'\n', ..] if line_ended => 1,
+        [b'\r', b'\n', ..] if line_ended => 2,
+        _ => 0,
+    }
+}
+
+/// The end of the last whole event: behind its blank line. Mostly that is the end of the bytes.
+fn events_end(bytes: &[u8]) -> usize {
+    let mut to = bytes.len();
+    while let Some(at) = memchr::memrchr(b'\n', &bytes[..to]) {
+        let before = bytes[..at].strip_suffix(b"\r").unwrap_or(&bytes[..at]);
+        if before.last() == Some(&b'\n') {
+            return at + 1;
+        }
+        to = at;
+    }
+    0
 }
 
 /// The error in `data: {…}` (its first line) or in bare JSON.
-fn error(bytes: &[u8]) -> ErrorBody {
+fn read_error(bytes: &[u8]) -> ErrorBody {
     let json = match bytes.strip_prefix(b"data:") {
         Some(event) => event.split(|b| *b == b'\n').next().unwrap_or_default(),
         None => bytes,
@@ -132,30 +141,15 @@ fn error(bytes: &[u8]) -> ErrorBody {
     ErrorBody::parse(json.trim_ascii())
 }
 
-/// What the beginning of a line says. Events of an answer begin with `data:`; JSON without it, and an event whose
+/// Whether a line begins an error. Lines of an answer begin with a field's name; JSON without one, and data whose
 /// first field is `error`, are errors.
-fn judge(line: &[u8]) -> Line {
-    let payload = match after(line, b"data:") {
-        Ok(payload) => payload.trim_ascii_start(),
-        Err(false) => return if matches!(line[0], b'{' | b'[') { Line::Error } else { Line::Harmless },
-        Err(true) => return Line::TooShortToTell,
+fn is_error(line: &[u8]) -> bool {
+    let Some(data) = line.strip_prefix(b"data:") else {
+        return matches!(line.first(), Some(b'{' | b'['));
     };
-    let mut rest = payload;
-    for token in [b"[".as_slice(), b"{", b"\"error\""] {
-        rest = rest.trim_ascii_start();
-        match after(rest, token) {
-            Ok(behind) => rest = behind,
-            Err(true) if !line.contains(&b'\n') => return Line::TooShortToTell,
-            Err(_) if token == b"[" => {} // not array-wrapped
-            Err(_) => return Line::Harmless,
-        }
-    }
-    Line::Error
-}
-
-/// What stands behind a token; `Err(true)` if the bytes end inside it.
-fn after<'a>(bytes: &'a [u8], token: &[u8]) -> Result<&'a [u8], bool> {
-    bytes.strip_prefix(token).ok_or_else(|| token.starts_with(bytes))
+    let data = data.trim_ascii_start();
+    let object = data.strip_prefix(b"[").map_or(data, <[u8]>::trim_ascii_start);
+    object.strip_prefix(b"{").is_some_and(|fields| fields.trim_ascii_start().starts_with(b"\"error\""))
 }
 
 /// Looks for what ends an answer, also across chunks.
@@ -355,12 +349,36 @@ mod tests {
     }
 
     #[test]
+    fn half_an_event_waits_for_its_rest() {
+        let mut scanner = Scanner::default();
+        let half = scanner.scan(Bytes::from(format!("{FIRST}data: {{\"candi")));
+        assert_eq!(half, Scanned::Pass(Bytes::from(FIRST)));
+        let rest = scanner.scan(Bytes::from_static(b"dates\":[]}\r\n\r\n"));
+        assert_eq!(rest, Scanned::Pass(Bytes::from(FIRST)));
+    }
+
+    #[test]
+    fn a_large_event_passes_as_it_comes_and_does_not_hide_an_error_behind_it() {
+        let mut scanner = Scanner::default();
+        let mut passed = 0;
+        for chunk in ["data: {\"image\":\"", &"x".repeat(50_000), &"{".repeat(50_000), "\"}\n", "\n"] {
+            match scanner.scan(Bytes::copy_from_slice(chunk.as_bytes())) {
+                Scanned::Pass(bytes) => passed += bytes.len(),
+                Scanned::Error(..) => panic!("that is no error"),
+            }
+            assert!(scanner.held.len() <= MAX_HELD);
+        }
+        assert_eq!(passed, 100_020);
+        assert!(matches!(scanner.scan(Bytes::from_static(b"data: {\"error\":{}}\n\n")), Scanned::Error(..)));
+    }
+
+    #[test]
     fn an_endless_error_is_cut_off() {
         let mut scanner = Scanner::default();
         let mut seen = false;
         for _ in 0..100 {
             seen |= matches!(scanner.scan(Bytes::from(vec![b'{'; 1024])), Scanned::Error(..));
-            assert!(scanner.held.len() <= MAX_ERROR_BODY + 1024);
+            assert!(scanner.held.len() <= MAX_HELD);
         }
         assert!(seen);
     }

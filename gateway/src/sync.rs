@@ -73,7 +73,7 @@ impl Talk {
         match self.app.coordinator.snapshot().await {
             Ok(snapshot) => {
                 let now = clock::now();
-                snapshot.changes.iter().for_each(|change| self.app.pool.decide(change, now));
+                self.app.pool.decide_all(&snapshot.changes, now);
                 self.rev = Some(snapshot.rev);
                 self.app.state_at.store(now.mono.as_ms(), Release);
             }

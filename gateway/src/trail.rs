@@ -52,7 +52,7 @@ impl Trail {
             key: None,
             attempts: 0,
             last_cause: None,
-            status: StatusCode::INTERNAL_SERVER_ERROR,
+            status: gone(),
             usage: UsageWatch::default(),
             ttfb: None,
             client_gone: false,
@@ -162,8 +162,14 @@ impl Trail {
     }
 }
 
+/// What nginx calls 499: the client went away before there was an answer.
+fn gone() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
 impl Drop for Trail {
     fn drop(&mut self) {
+        self.client_gone |= self.status == gone();
         self.finish();
     }
 }

@@ -54,9 +54,11 @@ impl Pool {
         let lane = Lane::new(tiers, fastrand::u64(..));
         self.close_known(live, &lane, &upstream);
         let tallies = lane.seats().iter().map(|_| Tally::default()).collect();
+        let egresses = live.egresses.iter().map(|(egress, _)| self.egress(egress)).collect();
         ModelLane {
             lane,
             upstream,
+            egresses,
             tallies,
             served: AtomicBool::new(false),
             used: AtomicU64::new(now.as_ms()),

@@ -52,10 +52,26 @@ impl Gate {
         Mono::from_ms(self.closed_until.load(Acquire).min(self.probe_at.load(Acquire)))
     }
 
-    /// Closes it until `until`, or longer if it already is; `probe` is when one request may try before that.
+    /// When everybody may be expected to pass. A probe promises that only where nothing else ends the block: of a
+    /// quota that returns at midnight one request may find out more, but the next thousand would not.
+    pub fn returns_at(&self) -> Mono {
+        match Mono::from_ms(self.closed_until.load(Acquire)) {
+            Mono::FOREVER => Mono::from_ms(self.probe_at.load(Acquire)),
+            until => until,
+        }
+    }
+
+    /// Closes it until `until`; `probe` is when one request may try before that. A gate that is closed for longer
+    /// stays as it is.
     pub fn close(&self, until: Mono, probe: Option<Mono>) {
-        self.probe_at.store(probe.unwrap_or(Mono::FOREVER).as_ms(), Release);
-        self.closed_until.fetch_max(until.as_ms(), AcqRel);
+        if self.closed_until.fetch_max(until.as_ms(), AcqRel) <= until.as_ms() {
+            self.probe_at.store(probe.unwrap_or(Mono::FOREVER).as_ms(), Release);
+        }
+    }
+
+    /// Sets when the next single request may try.
+    pub fn schedule_probe(&self, at: Mono) {
+        self.probe_at.store(at.as_ms(), Release);
     }
 
     /// Opens it.
@@ -153,9 +169,10 @@ mod tests {
         let gate = Gate::default();
         assert_eq!(gate.passage(at(0)), Passage::Open);
         gate.close(at(1_000), Some(at(500)));
-        gate.close(at(900), Some(at(500)));
+        gate.close(at(900), None);
         assert_eq!(gate.passage(at(499)), Passage::Closed);
-        assert_eq!(gate.passage(at(999)), Passage::ProbeDue, "900 did not shorten 1000");
+        assert_eq!(gate.passage(at(999)), Passage::ProbeDue, "a shorter block changes nothing");
+        assert_eq!((gate.reopens_at(), gate.returns_at()), (at(500), at(1_000)), "one request is not everybody");
         assert!(gate.take_probe(at(600)));
         assert!(!gate.take_probe(at(600)), "one only");
         assert_eq!(gate.passage(at(601)), Passage::Closed);
@@ -174,6 +191,7 @@ mod tests {
         assert!(!breaker.failed(&POLICY, at(0)));
         assert!(breaker.failed(&POLICY, at(0)));
         assert_eq!(breaker.gate.passage(at(1_999)), Passage::Closed);
+        assert_eq!(breaker.gate.returns_at(), at(2_000), "the probe decides");
         assert!(breaker.gate.take_probe(at(2_000)));
         assert!(!breaker.failed(&POLICY, at(2_100)), "it had been closed already");
         assert_eq!(breaker.gate.passage(at(4_099)), Passage::Closed, "the failed probe waits anew");

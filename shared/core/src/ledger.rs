@@ -177,8 +177,8 @@ impl Ledger {
     /// Everything that holds.
     pub fn snapshot(&self, now: Now) -> Snapshot {
         let blocked = self.blocks.iter().map(|(subject, block)| announce(subject, block, now));
-        let scored = self.keys.iter().filter(|(_, state)| state.score != Score::PERFECT);
-        let scored = scored.map(|(key, state)| Change::Scored { key: key.clone(), score: state.score });
+        let scored =
+            self.keys.iter().map(|(key, state)| Change::Scored { key: key.clone(), score: state.score });
         let owned = self.owned.iter().map(|(resource, (project, until))| {
             let ttl_ms = millis(until.since(now.utc));
             Change::Owned(Owned { resource: resource.clone(), project: project.clone(), ttl_ms })
@@ -398,7 +398,7 @@ impl Ledger {
     fn next_level(&self, subject: &Subject, probe: bool, now: Now) -> u32 {
         match self.blocks.get(subject) {
             Some(block) if block.holds(now) && !probe => block.level,
-            Some(_) => self.blocks[subject].level + 1,
+            Some(block) => block.level + 1,
             None => 0,
         }
     }

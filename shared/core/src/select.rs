@@ -143,9 +143,14 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// When somebody may pass all gates again.
+    /// When somebody may pass all gates again, be it as a probe.
     fn reopens_at(&self) -> Mono {
         self.gates.all().iter().map(|gate| gate.reopens_at()).max().unwrap_or_default()
+    }
+
+    /// When everybody may be expected to pass all gates again.
+    fn returns_at(&self) -> Mono {
+        self.gates.all().iter().map(|gate| gate.returns_at()).max().unwrap_or_default()
     }
 
     /// Passes all gates, taking the probes that are due, or none.
@@ -217,7 +222,7 @@ pub enum Blame {
 pub struct NoKey {
     /// Why.
     pub blame: Blame,
-    /// The soonest moment at which a key may be had; [`Mono::FOREVER`] if none comes back by itself.
+    /// The soonest moment at which a key comes back for everybody; [`Mono::FOREVER`] if none does by itself.
     pub retry_at: Mono,
 }
 
@@ -310,7 +315,7 @@ impl Lane {
         for seat in self.seats.iter().filter(|seat| want.project.is_none_or(|p| p == seat.project)) {
             if let Some(blame) = seat.blame(now) {
                 refusal.blame = refusal.blame.min(blame);
-                refusal.retry_at = refusal.retry_at.min(seat.reopens_at());
+                refusal.retry_at = refusal.retry_at.min(seat.returns_at());
             }
         }
         refusal

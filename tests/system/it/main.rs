@@ -2,6 +2,8 @@
 #![expect(clippy::expect_used, reason = "a scenario that cannot go on fails")]
 
 mod aborted;
+mod lifecycle;
+mod outcomes;
 mod quota;
 mod sdk_matrix;
 mod secrets;

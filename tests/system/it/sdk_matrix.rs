@@ -36,8 +36,10 @@ enum Upstream {
     StreamTruncatedAtOnce,
     /// Breaks off after some events of a stream.
     StreamTruncated,
-    /// Breaks off in the midst of an answer in one piece.
+    /// Breaks off in the midst of every answer in one piece.
     Truncated,
+    /// Breaks off in the midst of one answer.
+    TruncatedOnce,
 }
 
 /// What the client's user sees.
@@ -62,13 +64,13 @@ fn expected(sdk: Sdk, call: Call, upstream: Upstream) -> Seen {
         (Upstream::StreamTruncated, true) if call == Call::StreamTools && !sdk.is_openai() => {
             server_error(sdk, 502)
         }
-        (Upstream::StreamTruncated, true) => stream_error(sdk, 503),
-        // The body breaks off as it did upstream; each client has its own word for that.
-        (Upstream::Truncated, false) => match sdk {
-            Sdk::OpenAiPython => Seen::Raised("APIConnectionError", None),
-            Sdk::GenAiPython => Seen::Raised("RemoteProtocolError", None),
-            Sdk::OpenAiJs | Sdk::GenAiJs => Seen::Raised("TypeError", None),
-        },
+        (Upstream::StreamTruncated, true) => stream_error(sdk, 502),
+        // The answer to an upload is lost, and making the file twice would not bring it back. This client sends the
+        // last piece again by itself, which the upstream refuses.
+        (Upstream::Truncated, false) if call == Call::Files && sdk == Sdk::GenAiPython => {
+            Seen::Raised("ClientError", Some(400))
+        }
+        (Upstream::Truncated, false) => server_error(sdk, 502),
         // Everything else could succeed, and does.
         _ => Seen::Whole,
     }
@@ -128,6 +130,8 @@ fn fault(call: Call, upstream: Upstream) -> Option<Rule> {
         }
         Upstream::StreamTruncated => call.streams().then(|| Rule::new(Action::TruncateAt { bytes: 380 })),
         Upstream::Truncated => (!call.streams()).then(|| Rule::new(Action::TruncateAt { bytes: 30 })),
+        Upstream::TruncatedOnce => (!call.streams() && call != Call::Files)
+            .then(|| Rule::new(Action::TruncateAt { bytes: 30 }).times(1)),
     }
 }
 
@@ -246,6 +250,7 @@ async fn a_broken_answer_is_never_taken_for_a_whole_one() {
     row(Upstream::StreamTruncatedAtOnce).await;
     row(Upstream::StreamTruncated).await;
     row(Upstream::Truncated).await;
+    row(Upstream::TruncatedOnce).await;
 }
 
 /// The clients as their users have them, with their own retries on: a storm that ends is over for them too.

@@ -1,6 +1,9 @@
 //! One gateway process, from its configuration file to its last log line.
 
-use std::fs::{self, File};
+mod control;
+mod program;
+
+use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +15,8 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::eventually::eventually;
+
+pub use program::{Ended, Program};
 
 /// Below the range from which the kernel takes the ports of outgoing connections, so that thousands of those never take
 /// a port between our asking for it and the gateway's binding it.
@@ -28,12 +33,14 @@ pub struct GatewayOptions {
     pub log: String,
     /// More environment.
     pub env: Vec<(String, String)>,
+    /// The file lies as Kubernetes mounts a `ConfigMap`: behind two symlinks, in a folder with nothing else.
+    pub mounted: bool,
 }
 
 impl GatewayOptions {
     /// The configuration given, with logs at `info`.
     pub fn new(config: Value) -> Self {
-        Self { config, log: "info".into(), env: Vec::new() }
+        Self { config, log: "info".into(), env: Vec::new(), mounted: false }
     }
 }
 
@@ -41,6 +48,7 @@ impl GatewayOptions {
 #[derive(Debug)]
 pub struct Gateway {
     child: Child,
+    options: GatewayOptions,
     secrets: Vec<String>,
     folder: TempDir,
     port: u16,
@@ -55,11 +63,11 @@ impl Gateway {
     /// Starts a gateway and waits until it is ready.
     pub async fn start_with(options: GatewayOptions) -> Self {
         let folder = TempDir::new().expect("a folder for the gateway");
-        let text = serde_json::to_string_pretty(&options.config).expect("a configuration");
-        fs::write(folder.path().join("config.yaml"), text).expect("the configuration is written");
+        control::write(folder.path(), &options, &control::text(&options.config));
         let port = free_port();
         let child = spawn(&options, folder.path(), port);
-        let mut gateway = Self { child, secrets: secrets(&options.config), folder, port };
+        let secrets = secrets(&options.config);
+        let mut gateway = Self { child, options, secrets, folder, port };
         gateway.until_ready().await;
         gateway
     }
@@ -74,10 +82,16 @@ impl Gateway {
         Client::new(self.url())
     }
 
+    /// A plain HTTP client for its operator's side, on a port of its own if it has one.
+    pub fn operator(&self) -> Client {
+        let port = self.options.config["server"]["ops_port"].as_u64().unwrap_or(u64::from(self.port));
+        Client::new(format!("http://127.0.0.1:{port}"))
+    }
+
     /// What another subcommand says of the same configuration, on both outputs.
     pub fn subcommand(&self, name: &str) -> String {
         let output =
-            command(&[name, "-c", "config.yaml"], self.folder.path()).output().expect("the gateway runs");
+            command(&[name, "-c", self.options.file()], self.folder.path()).output().expect("the gateway runs");
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
@@ -126,7 +140,7 @@ impl Gateway {
     }
 
     async fn until_ready(&mut self) {
-        let client = self.client();
+        let client = self.operator();
         eventually("the gateway is ready", READY_WITHIN, || {
             if let Some(status) = self.child.try_wait().expect("the process can be asked") {
                 panic!("the gateway ended with {status}:\n{}", self.logs());
@@ -167,8 +181,9 @@ fn secrets(config: &Value) -> Vec<String> {
 }
 
 fn spawn(options: &GatewayOptions, folder: &Path, port: u16) -> Child {
-    let output = |name| Stdio::from(File::create(folder.join(name)).expect("a log file"));
-    command(&["serve", "-c", "config.yaml", "-H", "127.0.0.1", "-p", &port.to_string()], folder)
+    let open = |name| OpenOptions::new().create(true).append(true).open(folder.join(name));
+    let output = |name| Stdio::from(open(name).expect("a log file"));
+    command(&["serve", "-c", options.file(), "-H", "127.0.0.1", "-p", &port.to_string()], folder)
         .env("RUST_LOG", &options.log)
         .envs(options.env.iter().map(|(name, value)| (name, value)))
         .stdout(output("stdout.log"))
@@ -203,7 +218,8 @@ fn binary() -> PathBuf {
     path
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let offset = u16::try_from(std::process::id() % u32::from(PORTS)).unwrap_or_default();
     for _ in 0..PORTS {

@@ -17,7 +17,7 @@ mod sim;
 
 pub use client::{Answer, Client, read};
 pub use eventually::eventually;
-pub use gateway::{Gateway, GatewayOptions};
+pub use gateway::{Ended, Gateway, GatewayOptions, Program, free_port};
 pub use load::steady_load;
 pub use sdk::{Call, Report, Retries, Sdk, SdkClient};
 pub use sim::Sim;

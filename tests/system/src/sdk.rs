@@ -33,14 +33,15 @@ impl Sdk {
         matches!(self, Self::OpenAiPython | Self::OpenAiJs)
     }
 
-    /// The calls that it and its surface have.
+    /// The calls that it and its surface have. Files come first: a file can only be used in the project that it was
+    /// uploaded to, which no earlier call may have cost its quota.
     pub fn calls(self) -> Vec<Call> {
-        let mut calls =
-            vec![Call::Plain, Call::Stream, Call::Tools, Call::StreamTools, Call::Embeddings, Call::Models];
-        if !self.is_openai() {
-            calls.extend([Call::Files, Call::CountTokens]);
+        let everywhere =
+            [Call::Plain, Call::Stream, Call::Tools, Call::StreamTools, Call::Embeddings, Call::Models];
+        if self.is_openai() {
+            return everywhere.to_vec();
         }
-        calls
+        [&[Call::Files], everywhere.as_slice(), &[Call::CountTokens]].concat()
     }
 
     fn package(self) -> &'static str {

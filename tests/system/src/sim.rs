@@ -31,6 +31,13 @@ impl Sim {
         }
     }
 
+    /// Changes projects, keys or answers while it runs; quotas begin anew.
+    pub fn change(&self, change: impl FnOnce(&mut World)) {
+        let mut world = self.0.world();
+        change(&mut world);
+        self.0.set_world(world).expect("a world without contradictions");
+    }
+
     /// Every request received since the start or the last [`Sim::forget`].
     pub fn log(&self) -> Vec<Received> {
         self.0.log()
