@@ -8,15 +8,16 @@ use keyfleet_tests::{Gateway, Sim, eventually};
 
 const MODEL: &str = "gemini-2.5-flash";
 const WARM_UP: usize = 300;
-const ABORTED: usize = 2_000;
+const ABORTED: usize = 10_000;
 const AT_ONCE: usize = 50;
-/// What an allocator may keep; a leak of 10 KiB per stream would be 20 MiB.
+/// What an allocator may keep; a leak of 1 KiB per stream would be 10 MiB.
 const GROWTH_KIB: u64 = 8 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aborted_streams_leave_nothing() {
     let mut world = World::pool(4, 1);
     world.answer = AnswerSpec { chunks: 1_000, ..AnswerSpec::default() };
+    world.log_capacity = 2 * ABORTED;
     world.latency = Latency::Fixed { ttft_ms: 5, gap_ms: 100 };
     let sim = Sim::start(world).await;
     let gateway = Gateway::start(sim.config()).await;
@@ -33,6 +34,8 @@ async fn aborted_streams_leave_nothing() {
         async move { (open <= descriptors + 2).then_some(()) }
     })
     .await;
+    let metrics = gateway.client().get("/metrics").await.expect("an answer").text;
+    assert!(metrics.contains("keyfleet_inflight_requests 0"), "requests are still counted as running");
     let after = gateway.resident_kib();
     assert!(
         after <= memory + GROWTH_KIB,
