@@ -5,6 +5,8 @@ mod aborted;
 mod lifecycle;
 mod outcomes;
 mod quota;
+mod readme;
 mod sdk_matrix;
 mod secrets;
 mod storm;
+mod streams;

@@ -77,7 +77,9 @@ fn meaning(family: Family) -> (Out, Seen) {
         Family::Bare429 => (Out::ProjectAndModel, Seen::WayOut(429)),
         Family::NoDetails429 => (Out::ProjectAndModel, Seen::Exhausted(25, 35)),
         // Midnight may be near: then the announced time is short.
-        Family::PerDay429 | Family::MinuteAndDay429 => (Out::ProjectAndModel, Seen::Exhausted(60, 26 * 3_600)),
+        Family::PerDay429 | Family::MinuteAndDay429 => {
+            (Out::ProjectAndModel, Seen::Exhausted(60, 26 * 3_600))
+        }
         Family::LimitZero => (Out::ProjectAndModel, hours(23, 26)),
         Family::Prepay | Family::SpendingCap => (Out::Project, hours(0, 3)),
         Family::BillingCap => (Out::BillingAccount, hours(0, 3)),
@@ -137,7 +139,10 @@ fn envelope(answer: &Answer, is_openai: bool) -> Value {
     let told = format!("{} {}", answer.status, answer.text);
     assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "no message: {told}");
     if is_openai {
-        assert!(error["type"].is_string() && (error["code"].is_string() || error["code"].is_null()), "{told}");
+        assert!(
+            error["type"].is_string() && (error["code"].is_string() || error["code"].is_null()),
+            "{told}"
+        );
     } else {
         assert_eq!(error["code"], answer.status, "{told}");
         assert!(error["status"].is_string(), "{told}");
@@ -308,7 +313,13 @@ async fn all_fail(family: Family) {
         envelope(&again, is_openai);
         assert!(again.status >= 400, "{told}");
         if certain {
-            assert_eq!(calls(&sim).len(), first, "{told}, then another call for {} {}", again.status, again.text);
+            assert_eq!(
+                calls(&sim).len(),
+                first,
+                "{told}, then another call for {} {}",
+                again.status,
+                again.text
+            );
             assert!(took < QUICK, "{told}: an answer without a call took {took:?}");
         }
     }

@@ -54,8 +54,15 @@ enum Seen {
 fn expected(sdk: Sdk, call: Call, upstream: Upstream) -> Seen {
     match (upstream, call.streams()) {
         (Upstream::Storm, _) => server_error(sdk, 503),
+        // The answer to an upload is lost, and making the file twice would not bring it back. This client sends the
+        // last piece again by itself, which the upstream refuses.
+        (Upstream::Truncated, false) if call == Call::Files && sdk == Sdk::GenAiPython => {
+            Seen::Raised("ClientError", Some(400))
+        }
         // The gateway's own failure to serve, not the model's.
-        (Upstream::AllDead, _) | (Upstream::StreamTruncatedAtOnce, true) => server_error(sdk, 502),
+        (Upstream::AllDead, _) | (Upstream::StreamTruncatedAtOnce, true) | (Upstream::Truncated, false) => {
+            server_error(sdk, 502)
+        }
         // What the upstream said of itself.
         (Upstream::StreamError | Upstream::StreamErrorWrapped | Upstream::StreamRawTail, true) => {
             stream_error(sdk, 503)
@@ -65,12 +72,6 @@ fn expected(sdk: Sdk, call: Call, upstream: Upstream) -> Seen {
             server_error(sdk, 502)
         }
         (Upstream::StreamTruncated, true) => stream_error(sdk, 502),
-        // The answer to an upload is lost, and making the file twice would not bring it back. This client sends the
-        // last piece again by itself, which the upstream refuses.
-        (Upstream::Truncated, false) if call == Call::Files && sdk == Sdk::GenAiPython => {
-            Seen::Raised("ClientError", Some(400))
-        }
-        (Upstream::Truncated, false) => server_error(sdk, 502),
         // Everything else could succeed, and does.
         _ => Seen::Whole,
     }

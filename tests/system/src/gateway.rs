@@ -90,8 +90,9 @@ impl Gateway {
 
     /// What another subcommand says of the same configuration, on both outputs.
     pub fn subcommand(&self, name: &str) -> String {
-        let output =
-            command(&[name, "-c", self.options.file()], self.folder.path()).output().expect("the gateway runs");
+        let output = command(&[name, "-c", self.options.file()], self.folder.path())
+            .output()
+            .expect("the gateway runs");
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 

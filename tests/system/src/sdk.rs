@@ -44,6 +44,27 @@ impl Sdk {
         [&[Call::Files], everywhere.as_slice(), &[Call::CountTokens]].concat()
     }
 
+    /// Runs a program of a user of this client; what it prints.
+    pub async fn run(self, program: &str) -> String {
+        let (folder, mut command) = match self {
+            Self::OpenAiPython | Self::GenAiPython => {
+                let mut command = Command::new(interpreter("KEYFLEET_TEST_PYTHON"));
+                command.args(["-c", program]);
+                ("python", command)
+            }
+            Self::OpenAiJs | Self::GenAiJs => {
+                let mut command = Command::new(interpreter("KEYFLEET_TEST_NODE"));
+                command.args(["--input-type=module", "-e", program]);
+                ("js", command)
+            }
+        };
+        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk").join(folder));
+        let output = tokio::time::timeout(CALL_WITHIN, command.kill_on_drop(true).output()).await;
+        let output = output.expect("the program ends").expect("the program starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     fn package(self) -> &'static str {
         if self.is_openai() { "openai" } else { "google-genai" }
     }

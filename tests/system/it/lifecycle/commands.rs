@@ -72,7 +72,11 @@ async fn a_good_configuration_is_checked_and_shown_without_a_connection() {
     assert_eq!(printed.code, Some(0), "{}", printed.said);
     let line = |text: &str| printed.said.lines().find(|line| line.contains(text)).unwrap_or_default();
     assert!(line("port:").contains("4999") && line("port:").contains("command line"), "{}", printed.said);
-    assert!(line("top_p").contains("0.5") && line("top_p").contains("KEYFLEET__SERVER__TOP_P"), "{}", printed.said);
+    assert!(
+        line("top_p").contains("0.5") && line("top_p").contains("KEYFLEET__SERVER__TOP_P"),
+        "{}",
+        printed.said
+    );
     assert!(line("target_url").contains("config.yaml:"), "{}", printed.said);
     assert!(line("internal_retries").contains("default"), "{}", printed.said);
     for secret in [sim.secrets().remove(0).as_str(), ADMIN_TOKEN, "redis-password"] {
@@ -107,7 +111,10 @@ async fn options_stand_before_and_behind_the_command() {
 async fn small_commands_answer() {
     let program = Program::new();
     let version = program.run(&["version"]).await;
-    assert_eq!((version.code, version.said.trim()), (Some(0), concat!("gateway ", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(
+        (version.code, version.said.trim()),
+        (Some(0), concat!("gateway ", env!("CARGO_PKG_VERSION")))
+    );
     for shell in ["bash", "zsh", "fish"] {
         let script = program.run(&["completions", shell]).await;
         assert_eq!(script.code, Some(0), "{shell}");
@@ -133,7 +140,12 @@ async fn the_environment_alone_is_enough() {
     let program = Program::new().env("GEMINI_API_KEYS", &secrets.join(","));
     let printed = program.run(&["print-config"]).await;
     assert_eq!(printed.code, Some(0), "{}", printed.said);
-    assert_eq!(printed.said.matches("GEMINI_API_KEYS").count(), 4, "a group and three keys: {}", printed.said);
+    assert_eq!(
+        printed.said.matches("GEMINI_API_KEYS").count(),
+        4,
+        "a group and three keys: {}",
+        printed.said
+    );
     assert!(!secrets.iter().any(|secret| printed.said.contains(secret)), "{}", printed.said);
 
     // The variables go to the provider's address; here it is the simulator's, by a group of the same name.

@@ -107,7 +107,10 @@ async fn a_stream_goes_on_with_what_it_began_with() {
     gateway.write_config(&with_keys(&sim, &["k2"]));
     gateway.signal("HUP");
     gateway.says(IN_FORCE).await;
-    assert!(!sim.log().iter().any(|request| request.method == "POST" && request.done), "the stream ended early");
+    assert!(
+        !sim.log().iter().any(|request| request.method == "POST" && request.done),
+        "the stream ended early"
+    );
     let text = stream.rest().await;
     assert!(text.ends_with("data: [DONE]\n\n") && !text.contains("error"), "{text}");
 }

@@ -125,7 +125,10 @@ async fn a_repaired_key_comes_back_by_hand() {
         assert_eq!(probe("k1", token).await, 401, "{token}");
     }
     assert_eq!(probe("k9", ADMIN_TOKEN).await, 404);
-    assert!(!sim.log().iter().any(|request| request.key_id.as_deref() == Some("k1")), "looked at without a right");
+    assert!(
+        !sim.log().iter().any(|request| request.key_id.as_deref() == Some("k1")),
+        "looked at without a right"
+    );
     assert_eq!(probe("k1", ADMIN_TOKEN).await, 202);
     is("perfect").await;
     sim.forget();

@@ -54,7 +54,9 @@ async fn an_upstream_that_is_not_there_is_said_to_be() {
     let began = Instant::now();
     let answer = chat(&client, MODEL).await;
     assert_eq!(answer.status, 502, "{}", answer.text);
-    assert!(envelope(&answer, true)["message"].as_str().is_some_and(|text| text.contains("cannot be reached")));
+    assert!(
+        envelope(&answer, true)["message"].as_str().is_some_and(|text| text.contains("cannot be reached"))
+    );
     assert_eq!(answer.header("x-keyfleet-attempts"), "3");
     assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
     // A second request brings the failures in a row that open the breaker of the way out.
@@ -116,7 +118,11 @@ async fn another_model_may_serve_instead() {
         let asked: Vec<_> = calls(&sim).into_iter().filter_map(|request| request.model).collect();
         assert_eq!(asked, [OTHER_MODEL], "{family:?}: the model that cannot serve is not asked");
         let answer = chat(&client, OTHER_MODEL).await;
-        assert_eq!((answer.status, answer.header("x-keyfleet-model")), (200, ""), "the model that was asked for");
+        assert_eq!(
+            (answer.status, answer.header("x-keyfleet-model")),
+            (200, ""),
+            "the model that was asked for"
+        );
     }
 }
 
@@ -153,7 +159,11 @@ async fn a_used_up_day_is_probed_once_after_the_delay() {
         let client = gateway.client();
         let answer = chat(&client, MODEL).await;
         assert_eq!(answer.status, 429, "{}", answer.text);
-        assert!(come_back_in(&answer) >= 60, "midnight is announced, not the probe: {}", come_back_in(&answer));
+        assert!(
+            come_back_in(&answer) >= 60,
+            "midnight is announced, not the probe: {}",
+            come_back_in(&answer)
+        );
         if recovers {
             sim.rules(Vec::new());
         }

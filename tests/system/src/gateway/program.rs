@@ -58,7 +58,8 @@ impl Program {
         let mut command = tokio::process::Command::from(command);
         let output = command.kill_on_drop(true).output();
         let output = tokio::time::timeout(ENDS_WITHIN, output).await;
-        let output = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).expect("the gateway runs");
+        let output =
+            output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).expect("the gateway runs");
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         Ended { code: output.status.code(), said }
     }

@@ -1,0 +1,101 @@
+//! What the README shows, works: its configuration, its clients, its request, its table of options.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use keyfleet_simulator::World;
+use keyfleet_tests::{Gateway, Sdk, Sim};
+use serde_json::{Value, json};
+
+const ADDRESS: &str = "http://127.0.0.1:4806";
+const TOKEN: &str = "choose-a-long-token";
+
+fn readme() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    fs::read_to_string(path).expect("the README")
+}
+
+/// The code blocks of a language, in order.
+fn blocks(language: &str) -> Vec<String> {
+    let text = readme();
+    let start = format!("```{language}\n");
+    let blocks = text.split(start.as_str()).skip(1);
+    blocks.filter_map(|rest| Some(rest.split_once("```")?.0.to_owned())).collect()
+}
+
+async fn gateway() -> (Sim, Gateway) {
+    let sim = Sim::start(World::pool(3, 1)).await;
+    let mut config = sim.config();
+    config["server"]["clients"] = json!([{"name": "my-team", "token": TOKEN}]);
+    let gateway = Gateway::start(config).await;
+    (sim, gateway)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_client_in_it_gets_an_answer() {
+    let (_sim, gateway) = gateway().await;
+    let python = blocks("python");
+    let js = blocks("js");
+    let programs = [
+        (Sdk::OpenAiPython, &python[0]),
+        (Sdk::GenAiPython, &python[1]),
+        (Sdk::OpenAiJs, &js[0]),
+        (Sdk::GenAiJs, &js[1]),
+    ];
+    for (sdk, program) in programs {
+        assert!(program.contains(ADDRESS), "{program}");
+        let printed = sdk.run(&program.replace(ADDRESS, &gateway.url())).await;
+        assert!(printed.trim().len() > 10, "{sdk:?} printed {printed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_first_request_is_answered() {
+    let (_sim, gateway) = gateway().await;
+    let text = readme();
+    let (_, rest) = text.split_once("curl -N http://127.0.0.1:4806").expect("the first request");
+    let (path, rest) = rest.split_once(' ').expect("a path");
+    let (_, rest) = rest.split_once("-d '").expect("a body");
+    let body: Value = serde_json::from_str(rest.split_once('\'').expect("its end").0).expect("JSON");
+    let request = gateway.client().request(reqwest::Method::POST, path).bearer_auth(TOKEN);
+    let answer = keyfleet_tests::read(request.body(body.to_string())).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert!(answer.text.ends_with("data: [DONE]\n\n"), "{}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_configuration_is_good_and_its_options_are_all() {
+    let (_sim, gateway) = gateway().await;
+    let yaml = blocks("yaml");
+    fs::write(gateway.folder().join("config.yaml"), &yaml[0]).expect("the file");
+    let said = gateway.subcommand("check-config");
+    assert!(said.contains("the configuration is good"), "{said}");
+
+    // Every option of the program is in the table, and nothing else.
+    let text = readme();
+    let (_, table) = text.split_once("## Options").expect("the options");
+    let (table, later) = table.split_once("These are accepted").expect("the end of the table");
+    let later = later.split("\n\n").next().unwrap_or_default();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let documented: BTreeSet<&str> =
+        rows.map(|(name, _)| name.rsplit(['.', ']']).next().unwrap_or(name)).collect();
+    let printed = gateway.subcommand("print-config");
+    let names = printed.lines().filter_map(|line| line.split_once(':'));
+    let names = names.map(|(name, _)| name.trim_start_matches([' ', '-']));
+    let names = names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+    let sections = ["server", "groups", "circuit_breaker", "monitoring", "rate_limit", "projects"];
+    let of_keys = ["id", "key", "project", "name", "token", "billing_account"];
+    for name in names.filter(|name| !sections.contains(name) && !of_keys.contains(name)) {
+        assert!(documented.contains(name), "the README has no option {name}");
+    }
+    for name in documented {
+        let known = printed.contains(&format!("{name}:"))
+            || fs::read_to_string(schema()).is_ok_and(|s| s.contains(name));
+        assert!(known && !later.contains(&format!("`{name}`")), "the program has no option {name}");
+    }
+}
+
+fn schema() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/service/src/config/schema.rs")
+}
