@@ -127,10 +127,11 @@ fn a_gate_opened_before_its_time_shows_with_the_next_generation() {
 fn a_refusal_names_the_mildest_reason_and_the_soonest_key() {
     let pool = pool(4);
     let refusal = |now| pool.lane.select(&Want::default(), 0, Mono::from_ms(now)).unwrap_err();
-    pool.seat(0).gates.bucket.close(Mono::from_ms(5_000), None);
+    pool.seat(0).gates.bucket.close(Mono::from_ms(5_000), Some(Mono::from_ms(2_000)));
     pool.seat(2).gates.key.close(Mono::FOREVER, None);
     pool.seat(3).gates.key.close(Mono::FOREVER, None);
-    assert_eq!(refusal(1), NoKey { blame: Blame::Quota, retry_at: Mono::from_ms(5_000) });
+    let when_all_may_come = Mono::from_ms(5_000);
+    assert_eq!(refusal(1), NoKey { blame: Blame::Quota, retry_at: when_all_may_come });
     pool.seat(0).gates.key.close(Mono::FOREVER, None);
     pool.seat(1).gates.key.close(Mono::FOREVER, None);
     assert_eq!(refusal(1), NoKey { blame: Blame::Keys, retry_at: Mono::FOREVER });
