@@ -13,7 +13,10 @@ use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
 use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope, classify};
+use keyfleet_core::time::Mono;
+use keyfleet_service::clock;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::call::{Call, Kind, Surface};
 
@@ -70,8 +73,7 @@ impl Failed {
     /// Given up by ourselves: nobody is at fault, and nothing is tried again.
     pub(crate) fn shutting_down() -> Box<Self> {
         let outcome = Outcome { scope: Scope::Client, retry: Retry::Never, ..Cause::Cancelled.outcome() };
-        let body =
-            ErrorBody { message: "The gateway is shutting down.".to_owned(), ..ErrorBody::default() };
+        let body = ErrorBody { message: "The gateway is shutting down.".to_owned(), ..ErrorBody::default() };
         Box::new(Self { outcome, status: StatusCode::SERVICE_UNAVAILABLE, body })
     }
 }
@@ -97,14 +99,15 @@ impl Expected {
     }
 }
 
-/// Reads what is needed. `idle` bounds every wait for more.
+/// Reads what is needed. The first byte has to come before `deadline`; `idle` bounds every wait for more.
 pub(crate) async fn read(
     answer: reqwest::Response,
     expected: Expected,
+    deadline: Mono,
     idle: Duration,
 ) -> Result<Answer, Box<Failed>> {
     let (head, body) = http::Response::from(answer).into_parts();
-    let mut reader = Reader { body: Some(body), read: BytesMut::new(), first: Bytes::new(), idle };
+    let mut reader = Reader { body: Some(body), read: BytesMut::new(), first: Bytes::new(), deadline, idle };
     if head.status.is_client_error() || head.status.is_server_error() {
         return Err(failed(head.status, &head.headers, reader).await);
     }
@@ -155,6 +158,7 @@ struct Reader {
     /// The first frame alone needs no copy.
     first: Bytes,
     read: BytesMut,
+    deadline: Mono,
     idle: Duration,
 }
 
@@ -169,9 +173,13 @@ impl Reader {
 
     /// Reads one more frame; false at the end.
     async fn more(&mut self) -> Result<bool, Cause> {
+        let (until, late) = match self.len() {
+            0 => (clock::instant(self.deadline), Cause::Timeout),
+            _ => (Instant::now() + self.idle, Cause::Truncated),
+        };
         let Some(body) = &mut self.body else { return Ok(false) };
         loop {
-            let frame = tokio::time::timeout(self.idle, body.frame()).await.map_err(|_| Cause::Truncated)?;
+            let frame = tokio::time::timeout_at(until, body.frame()).await.map_err(|_| late)?;
             match frame {
                 None => {
                     self.body = None;
@@ -196,7 +204,10 @@ impl Reader {
 
     async fn more_or_fail(&mut self) -> Result<bool, Box<Failed>> {
         let began = self.len() > 0;
-        self.more().await.map_err(|cause| Failed::without_answer(if began { cause } else { Cause::Reset }))
+        self.more().await.map_err(|cause| {
+            let is_reset = !began && cause != Cause::Timeout;
+            Failed::without_answer(if is_reset { Cause::Reset } else { cause })
+        })
     }
 
     fn into_parts(self) -> (Bytes, Option<reqwest::Body>) {

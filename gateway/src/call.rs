@@ -77,7 +77,7 @@ pub(crate) struct Call {
     /// A part of the quota that is counted apart, such as `countTokens`; empty for the rest.
     pub(crate) quota: &'static str,
     pub(crate) model_at: ModelAt,
-    /// The client expects events.
+    /// The answer is to come piece by piece.
     pub(crate) stream: bool,
     /// The body has no `top_p`, and the place for one is here.
     pub(crate) top_p_at: Option<usize>,
@@ -90,6 +90,14 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Whether the answer is a stream of events, in which comments may stand. Gemini's own streams are one JSON array
+    /// unless the query asks for events.
+    pub(crate) fn expects_events(&self) -> bool {
+        let asks = |pair: &str| matches!(pair, "alt=sse" | "$alt=sse" | "%24alt=sse");
+        let is_native = self.surface == Surface::Native && self.kind == Kind::Generate;
+        self.stream && (!is_native || self.query.split('&').any(asks))
+    }
+
     /// Whether the body can be sent a second time.
     pub(crate) fn can_repeat(&self) -> bool {
         matches!(self.payload, Payload::Held(..))

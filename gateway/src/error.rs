@@ -108,6 +108,11 @@ impl Fault {
         Self { retry, ..fault }
     }
 
+    /// The request had not begun to be answered when the drain time was over.
+    pub(crate) fn shutting_down() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "The gateway is shutting down.")
+    }
+
     pub(crate) fn body_refused(why: Refused, limit: usize) -> Self {
         match why {
             Refused::TooLarge => Self::new(

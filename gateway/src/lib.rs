@@ -16,6 +16,7 @@
 
 mod answer;
 mod api;
+mod array;
 mod auth;
 mod budget;
 mod call;
@@ -183,7 +184,10 @@ async fn drain(workers: Vec<std::thread::JoinHandle<()>>, patience: Duration, ha
     // Not on the runtime's blocking pool: its end would wait for them, however long they take.
     let (tell, mut ended) = tokio::sync::oneshot::channel::<()>();
     let waiter = std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
-        workers.into_iter().for_each(|worker| drop(worker.join()));
+        for worker in workers {
+            // Its panic, if it had one, was logged when it happened.
+            drop(worker.join());
+        }
         drop(tell);
     });
     if let Err(error) = waiter {

@@ -32,7 +32,7 @@ pub(crate) struct Live {
     pub(crate) blocks: Policy,
     pub(crate) breaker: BreakerPolicy,
     /// `rate_limit`; it starts afresh with a configuration.
-    pub(crate) limiter: Option<Limiter>,
+    pub(crate) limiter: Option<Arc<Limiter>>,
     /// One HTTP client per worker and egress, made when first used.
     clients: Vec<Vec<OnceLock<reqwest::Client>>>,
 }
@@ -92,7 +92,7 @@ impl Live {
             lanes: ArcSwap::default(),
             blocks: config.failure.blocks(),
             breaker: config.failure.breakers(),
-            limiter: config.rate_limit.and_then(Limiter::new),
+            limiter: config.rate_limit.and_then(Limiter::new).map(Arc::new),
             clients: Vec::new(),
             config: config.clone(),
         };
@@ -104,6 +104,13 @@ impl Live {
         let row = || live.egresses.iter().map(|_| OnceLock::new()).collect();
         live.clients = (0..workers.max(1)).map(|_| row()).collect();
         Ok(live)
+    }
+
+    /// Counts on where `old` stands, if the limit is the same: a new configuration is no new burst.
+    pub(crate) fn keep_counts_of(&mut self, old: &Self) {
+        if self.config.rate_limit == old.config.rate_limit {
+            self.limiter.clone_from(&old.limiter);
+        }
     }
 
     fn enrol(&mut self, key: &Key, group: u32) -> Result<(), String> {

@@ -44,6 +44,8 @@ pub(crate) struct Metrics {
     in_flight: Gauge,
     failures: Family<CauseLabel, Counter>,
     tokens: Family<DirectionLabel, Counter>,
+    input_tokens: Counter,
+    output_tokens: Counter,
     ttfb: Histogram,
     keys: Family<StateLabel, Gauge>,
     buffered: Gauge,
@@ -63,11 +65,16 @@ pub(crate) struct Readings {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("keyfleet");
+        let tokens = Family::<DirectionLabel, Counter>::default();
+        let of = |direction| tokens.get_or_create(&DirectionLabel { direction }).clone();
+        let (input_tokens, output_tokens) = (of("input"), of("output"));
         let metrics = Self {
             requests: Family::default(),
             in_flight: Gauge::default(),
             failures: Family::default(),
-            tokens: Family::default(),
+            tokens,
+            input_tokens,
+            output_tokens,
             ttfb: Histogram::new(exponential_buckets(0.01, 2.0, 17)),
             keys: Family::default(),
             buffered: Gauge::default(),
@@ -121,8 +128,8 @@ impl Metrics {
         let labels = RequestLabels { surface: surface.as_str(), status: status.as_u16() };
         self.requests.get_or_create(&labels).inc();
         if usage != Usage::default() {
-            self.tokens.get_or_create(&DirectionLabel { direction: "input" }).inc_by(usage.input);
-            self.tokens.get_or_create(&DirectionLabel { direction: "output" }).inc_by(usage.output);
+            self.input_tokens.inc_by(usage.input);
+            self.output_tokens.inc_by(usage.output);
         }
         if let Some(ttfb) = ttfb {
             self.ttfb.observe(ttfb.as_secs_f64());

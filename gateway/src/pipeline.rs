@@ -96,7 +96,7 @@ async fn attempt(
     let exchange = async {
         let sent = upstream::send(worker.number, permit, call, model, deadline).await;
         let reply = sent.map_err(Failed::without_answer)?;
-        answer::read(reply, expected, permit.live.config.server.idle_timeout).await
+        answer::read(reply, expected, deadline, permit.live.config.server.idle_timeout).await
     };
     tokio::select! {
         biased;
@@ -197,7 +197,9 @@ impl Course {
                     // Keys that do not work are not the caller's business: it is not its 400, 401 or 403.
                     Some((_, own)) if is_about_keys(&failed) => own,
                     // Nor is the place that we call from: its 400 would be ours.
-                    Some((_, own)) if failed.outcome.scope == Scope::Egress && failed.status.as_u16() < 429 => {
+                    Some((_, own))
+                        if failed.outcome.scope == Scope::Egress && failed.status.as_u16() < 429 =>
+                    {
                         Fault { message: upstream.message, ..own }
                     }
                     Some((_, own)) => Fault { retry: own.retry, ..upstream },

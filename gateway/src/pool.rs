@@ -76,6 +76,8 @@ pub(crate) struct Permit {
     lane: Arc<ModelLane>,
     pub(crate) seat: usize,
     probes: Probes,
+    /// An answer has begun, so many ms after it was asked for. It counts once it has ended without a failure.
+    begun: Option<u32>,
 }
 
 impl Pool {
@@ -100,8 +102,31 @@ impl Pool {
     }
 
     /// Puts another configuration in force. Requests under way keep theirs.
-    pub(crate) fn replace(&self, live: Live) {
-        self.live.store(Arc::new(live));
+    pub(crate) fn replace(&self, mut live: Live) {
+        live.keep_counts_of(&self.live());
+        let old = self.live.swap(Arc::new(live));
+        self.gather(&old);
+    }
+
+    /// Turns the answers since the last time into records.
+    pub(crate) fn gather(&self, live: &Live) {
+        for lane in live.lanes.load().values() {
+            for (seat, tally) in lane.lane.seats().iter().zip(&lane.tallies) {
+                let n = tally.answers.swap(0, AcqRel);
+                if n == 0 {
+                    continue;
+                }
+                let sum = tally.ttfb_ms.swap(0, AcqRel);
+                let key = &live.keys[seat.key as usize];
+                self.reports.push(Record::Succeeded {
+                    key: key.id.clone(),
+                    model: lane.upstream[key.group as usize].clone(),
+                    n,
+                    ttfb_ms: u32::try_from(sum / u64::from(n)).unwrap_or(u32::MAX),
+                    probe: false,
+                });
+            }
+        }
     }
 
     /// Chooses a key for `model`, which may be none; `again` is a seat to use once more if it still can be.
@@ -121,7 +146,7 @@ impl Pool {
             let pick = lane.lane.select(want, self.generation.load(Acquire), now.mono)?;
             (pick.index, pick.probes)
         };
-        Ok(Permit { pool: self.clone(), live: live.clone(), lane, seat, probes })
+        Ok(Permit { pool: self.clone(), live: live.clone(), lane, seat, probes, begun: None })
     }
 
     /// True if any key may ever serve this model.
@@ -262,7 +287,8 @@ impl Permit {
         &self.lane.lane.seats()[self.seat]
     }
 
-    /// The upstream answered; `ttfb` is the time to its first byte.
+    /// The upstream began to answer; `ttfb` is the time to its first byte. What goes wrong later is told to
+    /// [`Permit::failed`]; else dropping the permit counts the answer.
     pub(crate) fn succeeded(&mut self, ttfb: Duration, now: Mono) {
         self.answered(now);
         if self.egress().suspected.load(Relaxed) && self.egress().suspected.swap(false, AcqRel) {
@@ -272,9 +298,7 @@ impl Permit {
         self.lane.served.store(true, Relaxed);
         let ttfb_ms = u32::try_from(ttfb.as_millis()).unwrap_or(u32::MAX);
         if !probes.any() {
-            let tally = &self.lane.tallies[self.seat];
-            tally.answers.fetch_add(1, Relaxed);
-            tally.ttfb_ms.fetch_add(u64::from(ttfb_ms), Relaxed);
+            self.begun = Some(ttfb_ms);
             return;
         }
         let (key, model, project) =
@@ -294,6 +318,7 @@ impl Permit {
 
     /// The attempt failed. Everything that follows from it holds when this returns.
     pub(crate) fn failed(&mut self, outcome: &Outcome, now: Now) {
+        self.begun = None;
         let probes = std::mem::take(&mut self.probes);
         let draw = fastrand::u32(..);
         let concerned = self.act_on(outcome, draw, now);
@@ -398,6 +423,11 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        if let Some(ttfb_ms) = self.begun {
+            let tally = &self.lane.tallies[self.seat];
+            tally.answers.fetch_add(1, Relaxed);
+            tally.ttfb_ms.fetch_add(u64::from(ttfb_ms), Relaxed);
+        }
         if self.probes.any() {
             self.seat().return_probes(self.probes, clock::mono());
             self.pool.generation.fetch_add(1, AcqRel);

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::answer::{self, Answer, Form};
+use crate::array::Array;
 use crate::error::Fault;
 use crate::pool::Permit;
 use crate::sse::{Scanned, Scanner};
@@ -53,7 +54,7 @@ pub(crate) struct BrokenOff;
 
 enum Watch {
     Events(Scanner),
-    Array { last: u8 },
+    Array(Array),
     Bytes,
 }
 
@@ -71,7 +72,7 @@ impl Relay {
         let streams = answer.rest.is_some();
         let watch = match answer.form {
             Form::Events => Watch::Events(Scanner::default()),
-            Form::Array => Watch::Array { last: 0 },
+            Form::Array => Watch::Array(Array::default()),
             Form::Bytes => Watch::Bytes,
         };
         Self {
@@ -144,8 +145,8 @@ impl Relay {
                     before
                 }
             },
-            Watch::Array { last } => {
-                *last = bytes.trim_ascii_end().last().copied().unwrap_or(*last);
+            Watch::Array(array) => {
+                array.look(&bytes);
                 self.trail.usage.look(&bytes);
                 bytes
             }
@@ -177,7 +178,7 @@ impl Relay {
                     return Ok(held);
                 }
             },
-            Watch::Array { last } => *last != b']',
+            Watch::Array(array) => !array.has_ended(),
             Watch::Bytes => false,
         };
         // Half an event is worth nothing, and an error that follows it would be glued to it.
@@ -209,8 +210,10 @@ impl Relay {
         self.farewell = match &self.watch {
             Watch::Events(_) => Some(fault.to_event(surface)),
             // Between two elements of the array an error can still be its last one.
-            Watch::Array { last: b'}' } => Some(Bytes::from(format!(",{}]", fault.to_json(surface)))),
-            Watch::Array { .. } | Watch::Bytes => None,
+            Watch::Array(array) if array.is_between_elements() => {
+                Some(Bytes::from(format!(",{}]", fault.to_json(surface))))
+            }
+            Watch::Array(_) | Watch::Bytes => None,
         };
     }
 

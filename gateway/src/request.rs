@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{ALLOW, CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use keyfleet_core::id::{Model, Resource};
 use keyfleet_core::select::mix;
@@ -36,6 +36,9 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Response {
     let live = worker.app.pool.live();
     let mut trail = Trail::new(worker.app.clone(), request_id(request.headers()));
+    if request.method() == Method::OPTIONS {
+        return allowed(trail);
+    }
     let Some(way) = api::way(request.uri(), request.headers()) else {
         let surface =
             if request.headers().contains_key("x-goog-api-key") { Surface::Native } else { Surface::Compat };
@@ -48,8 +51,13 @@ pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Re
     let surface = way.surface;
     trail.surface = surface;
     trail.path.clone_from(&way.path);
-    match prepare(&worker, &live, way, request, &mut trail).await {
-        Ok(call) => match live.config.server.stream_heartbeat.filter(|_| call.stream) {
+    let prepared = tokio::select! {
+        biased;
+        prepared = prepare(&worker, &live, way, request, &mut trail) => prepared,
+        () = worker.app.hard.cancelled() => Err(Fault::shutting_down()),
+    };
+    match prepared {
+        Ok(call) => match live.config.server.stream_heartbeat.filter(|_| call.expects_events()) {
             None => pipeline::answer(&worker, call, live, trail).await,
             Some(interval) => {
                 let page = async move { pipeline::answer(&worker, call, live, trail).await };
@@ -63,6 +71,19 @@ pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Re
 fn refuse(fault: &Fault, surface: Surface, mut trail: Trail) -> Response {
     trail.status = fault.status;
     let mut response = fault.respond(surface);
+    pipeline::mark(response.headers_mut(), &trail);
+    response
+}
+
+/// What may be asked is known here: that needs no token and costs no key.
+fn allowed(mut trail: Trail) -> Response {
+    trail.status = StatusCode::NO_CONTENT;
+    let mut response = Response::default();
+    *response.status_mut() = trail.status;
+    let methods = ALLOWED.map(|method| method.as_str().to_owned()).join(", ");
+    if let Ok(methods) = HeaderValue::from_str(&methods) {
+        response.headers_mut().insert(ALLOW, methods);
+    }
     pipeline::mark(response.headers_mut(), &trail);
     response
 }
@@ -246,9 +267,16 @@ fn client_address(trusted: &[IpNet], headers: &HeaderMap, peer: IpAddr) -> IpAdd
         return peer;
     }
     let listed = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let listed: Vec<IpAddr> =
-        listed.flat_map(|value| value.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
-    listed.into_iter().rev().find(|hop| !is_trusted(*hop)).unwrap_or(peer)
+    let listed: Vec<_> = listed.flat_map(|value| value.split(',')).map(hop).collect();
+    // What is no address ends the search: whatever stands before it may be the client's invention.
+    let nearest = listed.into_iter().rev().find(|hop| !hop.is_some_and(is_trusted));
+    nearest.flatten().unwrap_or(peer)
+}
+
+/// An entry of `X-Forwarded-For`: an address, to which some proxies add the port.
+fn hop(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    text.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
 fn own_base(live: &Live, headers: &HeaderMap, peer: Option<IpAddr>) -> String {
@@ -264,7 +292,7 @@ fn own_base(live: &Live, headers: &HeaderMap, peer: Option<IpAddr>) -> String {
     format!("{scheme}://{}", host.unwrap_or("localhost"))
 }
 
-/// Whether a method may have a body that matters; for tests of routes.
+/// The methods of both surfaces.
 pub(crate) const ALLOWED: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
@@ -288,5 +316,15 @@ mod tests {
         let of = |peer: &str| client_address(&trusted, &headers, peer.parse().unwrap()).to_string();
         assert_eq!(of("10.9.9.9"), "1.2.3.4", "the nearest hop that is not our own proxy");
         assert_eq!(of("8.8.8.8"), "8.8.8.8");
+        for (hops, seen) in [
+            ("6.6.6.6, 1.2.3.4:5678", "1.2.3.4"),
+            ("6.6.6.6, [2001:db8::1]:5678, 10.1.1.1:80", "2001:db8::1"),
+            ("6.6.6.6, unknown, 10.1.1.1", "10.9.9.9"),
+            ("10.1.1.1", "10.9.9.9"),
+        ] {
+            let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), hops.parse().unwrap())]);
+            let seen_by = client_address(&trusted, &headers, "10.9.9.9".parse().unwrap());
+            assert_eq!(seen_by.to_string(), seen, "{hops}");
+        }
     }
 }

@@ -1,25 +1,68 @@
 //! Every route and every layer, in order.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use tower::util::option_layer;
-use tower_http::catch_panic::CatchPanicLayer;
+use futures_util::FutureExt as _;
+use http::StatusCode;
+use tower::ServiceExt as _;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use crate::{App, Worker, ops, request};
 
-/// What clients reach.
-pub(crate) fn clients(worker: Worker, with_ops: bool) -> Router {
-    let app = worker.app.clone();
-    let api = Router::new().fallback(request::handle).with_state(worker);
-    let own = if with_ops { operators(app.clone()) } else { health() };
-    own.fallback_service(api).layer(option_layer(cors(app))).layer(CatchPanicLayer::new())
+/// What a listener leads to.
+#[derive(Clone)]
+pub(crate) struct Entrance {
+    routes: Router,
+    /// Takes what is none of our own paths, past the router, whose boxes and clones cost as much as sending the answer.
+    /// `None`: everything goes through the router.
+    direct: Option<Worker>,
 }
 
-/// What operators and their tools reach.
-pub(crate) fn operators(app: Arc<App>) -> Router {
+impl Entrance {
+    /// Answers a request. A panic on the way is a 500, and ends nothing else.
+    pub(crate) async fn answer(self, request: Request) -> Response {
+        let answered = AssertUnwindSafe(async {
+            match self.direct {
+                Some(worker) if !is_own(request.uri().path()) => {
+                    request::handle(State(worker), request).await
+                }
+                _ => self.routes.oneshot(request).await.unwrap_or_else(|never| match never {}),
+            }
+        });
+        answered.catch_unwind().await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    }
+}
+
+/// The paths that are answered here, on the one listener or the other.
+fn is_own(path: &str) -> bool {
+    matches!(path, "/health" | "/health/ready" | "/health/detailed" | "/metrics")
+        || path.starts_with("/admin/")
+}
+
+/// What clients reach.
+pub(crate) fn clients(worker: Worker, with_ops: bool) -> Entrance {
+    let app = worker.app.clone();
+    let own = if with_ops { routes(app.clone()) } else { health() };
+    match cors(app) {
+        None => Entrance { routes: own, direct: Some(worker) },
+        Some(cors) => {
+            let api = Router::new().fallback(request::handle).with_state(worker);
+            Entrance { routes: own.fallback_service(api).layer(cors), direct: None }
+        }
+    }
+}
+
+/// What operators and their tools reach, if they have a listener of their own.
+pub(crate) fn operators(app: Arc<App>) -> Entrance {
+    Entrance { routes: routes(app), direct: None }
+}
+
+fn routes(app: Arc<App>) -> Router {
     health()
         .route("/health/ready", get(ops::ready))
         .route("/health/detailed", get(ops::detailed))

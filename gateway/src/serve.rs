@@ -2,14 +2,14 @@
 //! worker is a runtime of one thread with its own connections to the upstream, so that a request never changes
 //! threads. That costs a fifth less than one work-stealing runtime, and few long connections still spread evenly.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
@@ -19,12 +19,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 
 use crate::request::Peer;
+use crate::router::Entrance;
 
-/// How long a client may take for the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take for the head of a request, and stay silent before it: longer than the minute for which
+/// load balancers keep a connection, so that it is they who close it, never just when they send something.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Connections that wait for their worker to look at them.
 const HANDOVER: usize = 1_024;
 /// More connections than this are not accepted until some end.
@@ -42,20 +43,20 @@ pub(crate) struct ServingThread {
 }
 
 /// Starts a worker. It ends when the sender of connections is gone and every connection has ended.
-pub(crate) fn start(name: String, router: Router, soft: CancellationToken) -> io::Result<ServingThread> {
+pub(crate) fn start(name: String, entrance: Entrance, soft: CancellationToken) -> io::Result<ServingThread> {
     let (connections, accepted) = mpsc::channel(HANDOVER);
     let open = Arc::new(AtomicUsize::new(0));
     let count = open.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new()
         .name(name)
-        .spawn(move || runtime.block_on(work(accepted, router, count, soft)))?;
+        .spawn(move || runtime.block_on(work(accepted, entrance, count, soft)))?;
     Ok(ServingThread { connections, open, thread })
 }
 
 async fn work(
     mut accepted: mpsc::Receiver<Accepted>,
-    router: Router,
+    entrance: Entrance,
     open: Arc<AtomicUsize>,
     soft: CancellationToken,
 ) {
@@ -63,7 +64,7 @@ async fn work(
     while let Some((stream, peer)) = accepted.recv().await {
         let counted = Counted(open.clone());
         let Ok(stream) = TcpStream::from_std(stream) else { continue };
-        let served = serve(stream, peer, router.clone(), soft.clone());
+        let served = serve(stream, peer, entrance.clone(), soft.clone());
         tasks.spawn(async move {
             served.await;
             drop(counted);
@@ -82,12 +83,16 @@ impl Drop for Counted {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, soft: CancellationToken) {
+async fn serve(stream: TcpStream, peer: SocketAddr, entrance: Entrance, soft: CancellationToken) {
     // Without it small writes wait for acknowledgements; failing to set it is no reason not to serve.
     let _ = stream.set_nodelay(true);
+    let spoken = Arc::new(AtomicBool::new(false));
+    let heard = spoken.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        heard.store(true, Relaxed);
         request.extensions_mut().insert(Peer(peer));
-        router.clone().oneshot(request.map(Body::new))
+        let answer = entrance.clone().answer(request.map(Body::new));
+        async { Ok::<_, Infallible>(answer.await) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -101,6 +106,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, soft: Cancel
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = silence(&spoken) => return,
         () = soft.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -108,6 +114,14 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, soft: Cancel
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection ended with an error");
+    }
+}
+
+/// Ends if no request has come in time. The builder waits without a limit for the bytes that tell the protocol.
+async fn silence(spoken: &AtomicBool) {
+    tokio::time::sleep(HEAD_TIMEOUT).await;
+    if spoken.load(Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -2,11 +2,11 @@
 //! request.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Release};
+use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
 use keyfleet_core::id::ReplicaId;
-use keyfleet_core::message::{Delta, Record, Report};
+use keyfleet_core::message::{Delta, Report};
 use keyfleet_fabric::local::{News, Unreachable};
 use keyfleet_service::clock;
 use tokio_util::sync::CancellationToken;
@@ -49,13 +49,13 @@ pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
             },
             () = talk.app.pool.reports.arrived() => talk.report(),
             _ = flush.tick() => {
-                talk.gather();
+                talk.app.pool.gather(&talk.app.pool.live());
                 talk.report();
             }
             _ = log_flush.tick() => talk.app.log.flush(),
         }
     }
-    talk.gather();
+    talk.app.pool.gather(&talk.app.pool.live());
     talk.report();
     talk.app.log.flush();
 }
@@ -94,28 +94,6 @@ impl Talk {
         delta.changes.iter().for_each(|change| self.app.pool.decide(change, now));
         self.rev = Some(delta.rev);
         self.app.state_at.store(now.mono.as_ms(), Release);
-    }
-
-    /// Turns the answers since the last time into records.
-    fn gather(&self) {
-        let live = self.app.pool.live();
-        for lane in live.lanes.load().values() {
-            for (seat, tally) in lane.lane.seats().iter().zip(&lane.tallies) {
-                let n = tally.answers.swap(0, AcqRel);
-                if n == 0 {
-                    continue;
-                }
-                let sum = tally.ttfb_ms.swap(0, AcqRel);
-                let key = &live.keys[seat.key as usize];
-                self.app.pool.reports.push(Record::Succeeded {
-                    key: key.id.clone(),
-                    model: lane.upstream[key.group as usize].clone(),
-                    n,
-                    ttfb_ms: u32::try_from(sum / u64::from(n)).unwrap_or(u32::MAX),
-                    probe: false,
-                });
-            }
-        }
     }
 
     fn report(&mut self) {

@@ -155,9 +155,10 @@ impl Trail {
             self.client_gone,
         );
         if let Some(ttfb) = self.ttfb {
-            let _ = write!(line, r#""ttfb_ms":{:.3},"#, ttfb.as_secs_f64() * 1000.0);
+            let _ = write!(line, r#""ttfb_ms":{}.{:03},"#, ttfb.as_millis(), ttfb.subsec_micros() % 1_000);
         }
-        let _ = write!(line, r#""duration_ms":{:.3}}}"#, self.began.elapsed().as_secs_f64() * 1000.0);
+        let took = self.began.elapsed();
+        let _ = write!(line, r#""duration_ms":{}.{:03}}}"#, took.as_millis(), took.subsec_micros() % 1_000);
         line
     }
 }

@@ -172,7 +172,11 @@ mod tests {
         gate.close(at(900), None);
         assert_eq!(gate.passage(at(499)), Passage::Closed);
         assert_eq!(gate.passage(at(999)), Passage::ProbeDue, "a shorter block changes nothing");
-        assert_eq!((gate.reopens_at(), gate.returns_at()), (at(500), at(1_000)), "one request is not everybody");
+        assert_eq!(
+            (gate.reopens_at(), gate.returns_at()),
+            (at(500), at(1_000)),
+            "one request is not everybody"
+        );
         assert!(gate.take_probe(at(600)));
         assert!(!gate.take_probe(at(600)), "one only");
         assert_eq!(gate.passage(at(601)), Passage::Closed);

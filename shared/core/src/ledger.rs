@@ -96,6 +96,8 @@ struct KeyState {
     health: Health,
     score: Score,
     failures_in_a_row: u32,
+    /// When model or way out last failed with it.
+    failed_at: Option<Mono>,
     seen_working: Option<Mono>,
     probe_due: Mono,
     failed_probes: u32,
@@ -140,6 +142,7 @@ impl Ledger {
         };
         ledger.enrol(roster, &saved.health, now);
         ledger.forget_the_past(now);
+        ledger.keep_appointments(now);
         ledger
     }
 
@@ -227,6 +230,7 @@ impl Ledger {
                     health: Health::restore(successes, failures, now.mono),
                     score: Score::PERFECT,
                     failures_in_a_row: 0,
+                    failed_at: None,
                     seen_working: None,
                     probe_due: now.mono,
                     failed_probes: 0,
@@ -311,9 +315,11 @@ impl Ledger {
         now: Now,
         step: &mut Step,
     ) {
-        let Some(state) = self.keys.get(key) else { return };
+        let Some(state) = self.keys.get_mut(key) else { return };
         let project = state.project.clone();
-        let others = self.others_succeed(model, &project, now.mono);
+        let is_shared = matches!(outcome.scope, Scope::Model | Scope::Egress);
+        let before = if is_shared { state.failed_at.replace(now.mono) } else { None };
+        let others = self.others_succeed(model, &project, before, now.mono);
         if let Some(weight) = health::weight(outcome.scope, outcome.cause, others) {
             self.charge(key, weight, outcome, draw, now, step);
         }
@@ -412,9 +418,12 @@ impl Ledger {
         same.map(|(project, _)| Subject::Project(project.clone())).collect()
     }
 
-    fn others_succeed(&self, model: &Model, project: &ProjectId, now: Mono) -> bool {
+    /// Whether others are answered while a key fails: since it failed `before`, if it did. What they got earlier does
+    /// not make the second failure of a storm the key's own.
+    fn others_succeed(&self, model: &Model, project: &ProjectId, before: Option<Mono>, now: Mono) -> bool {
+        let vouches = |at: Mono| now.since(at) <= VOUCH && before.is_none_or(|before| at > before);
         let seen = self.answered.get(model).into_iter().flatten().flatten();
-        seen.into_iter().any(|(other, at)| other != project && now.since(*at) <= VOUCH)
+        seen.into_iter().any(|(other, at)| other != project && vouches(*at))
     }
 
     fn probed(&mut self, key: &KeyId, outcome: Option<Outcome>, draw: u32, now: Now, step: &mut Step) {
@@ -459,6 +468,17 @@ impl Ledger {
             }
         }
         step.probes.sort();
+    }
+
+    /// A restart does not bring the look at a key forward that is out for good.
+    fn keep_appointments(&mut self, now: Now) {
+        for (key, state) in &mut self.keys {
+            let subjects = [Subject::Key(key.clone()), Subject::Project(state.project.clone())];
+            let out = subjects.iter().filter_map(|subject| self.blocks.get(subject));
+            let out = out.filter(|block| block.cause.is_terminal());
+            let due = out.map(|block| now.mono_at(block.since.plus(block::recheck_after(0)))).max();
+            state.probe_due = due.unwrap_or(state.probe_due);
+        }
     }
 
     /// Drops what no longer matters.

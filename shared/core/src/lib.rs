@@ -1,4 +1,18 @@
-//! The decisions of Keyfleet, pure and deterministic: time and randomness are arguments.
+//! The decisions of Keyfleet, pure and deterministic: time and randomness are arguments, and a lint forbids clocks,
+//! environment and I/O. Whatever went wrong can be replayed from what went in.
+//!
+//! What an upstream answer leads to, in order:
+//!
+//! 1. [`error_body`] reads it, in every form in which the upstream sends errors.
+//! 2. [`outcome`] says what it means: whose state it concerns ([`outcome::Scope`]), why ([`outcome::Cause`]), and
+//!    whether the request may try again ([`outcome::Retry`]).
+//! 3. [`block`] says for how long the scope is left alone, [`gate`] is how a thread that chooses a key sees that, and
+//!    [`health`] is what is left of it in a key's score.
+//! 4. [`retry`] says what this request does next, and [`select`] which key it does it with.
+//! 5. [`ledger`] is the coordinator's view: it folds what replicas report ([`message`]) into decisions for all of them.
+//!
+//! State stands at the unit to which the upstream counts it: quota at a project and model, credentials at a key,
+//! overload at a model, throttling of an address at the way out, a bad request at nobody.
 
 pub mod block;
 pub mod error_body;

@@ -439,9 +439,15 @@ fn of_project(seats: &[Seat], project: u32, want: &Want<'_>, now: Mono) -> Optio
 fn of_session(seats: &[Seat], session: u64, want: &Want<'_>, now: Mono) -> Option<(usize, Probes)> {
     let open = |seat: &Seat| seat.reopens_at() <= now && !want.tried.contains(&seat.key);
     let rank = |seat: &Seat| mix(session ^ mix(u64::from(seat.project)));
-    let seats = seats.iter().enumerate().filter(|(_, seat)| open(seat));
-    let (index, seat) = seats.max_by_key(|(_, seat)| rank(seat))?;
-    seat.admit(now).map(|probes| (index, probes))
+    // Another thread may take the probe that a seat seemed to offer; then the next one in order is asked.
+    for _ in 0..seats.len() {
+        let open = seats.iter().enumerate().filter(|(_, seat)| open(seat));
+        let (index, seat) = open.max_by_key(|(_, seat)| rank(seat))?;
+        if let Some(probes) = seat.admit(now) {
+            return Some((index, probes));
+        }
+    }
+    None
 }
 
 /// The finaliser of `SplitMix64` (Steele, Lea, Flood 2014): spreads every input bit over the output.

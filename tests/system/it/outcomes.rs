@@ -17,8 +17,9 @@ const OTHER_MODEL: &str = "gemini-2.5-pro";
 const TURNS: usize = 24;
 /// Scenarios of one table that run at the same time.
 const AT_ONCE: usize = 6;
-/// A refusal without an upstream call is a matter of a millisecond; this is what a busy machine may make of it.
-const QUICK: Duration = Duration::from_millis(500);
+/// A refusal without an upstream call is a matter of a millisecond; this is what a busy machine may make of it, and less
+/// than any wait for a quota.
+const QUICK: Duration = Duration::from_millis(1_500);
 
 /// Who stays without traffic after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -163,10 +163,17 @@ fn server_errors_cost_a_key_only_while_others_are_served() {
     let mut world = world();
     (0..10).for_each(|_| world.fails("a1", Cause::Overloaded));
     assert!(world.scores.is_empty() && world.blocked.is_empty(), "a storm is the model's");
+    world.ms += 1;
     world.answers("b1", false);
     world.fails("a1", Cause::Overloaded);
     assert_eq!(world.scores[&KeyId::new("a1")], 8);
-    (0..2).for_each(|_| world.fails("a1", Cause::Overloaded));
+    (0..9).for_each(|_| world.fails("a1", Cause::Overloaded));
+    assert!(world.blocked.is_empty(), "nobody has been served since: it may be a storm that begins");
+    for _ in 0..2 {
+        world.ms += 1;
+        world.answers("b1", false);
+        world.fails("a1", Cause::Overloaded);
+    }
     assert_eq!(world.blocked[&key("a1")].map(|(_, ttl)| ttl), Some(None), "out until its probe");
     world.answers("a1", true);
     assert_eq!(world.blocked[&key("a1")], None);
@@ -196,6 +203,23 @@ fn a_dead_key_is_rechecked_after_an_hour_then_every_six() {
     assert_eq!(looked, [1, 7, 13]);
     world.apply(Event::Probed { key: KeyId::new("a1"), outcome: None, draw: 0 });
     assert_eq!(world.blocked[&key("a1")], None);
+}
+
+#[test]
+fn a_restart_does_not_bring_the_recheck_forward() {
+    let mut world = world();
+    world.fails("a1", Cause::InvalidKey);
+    world.ledger = Ledger::new(roster(), world.ledger.save(now(10)), now(10));
+    let mut looked = |ms| {
+        world.ms = ms;
+        for key in ["a2", "b1", "c1"] {
+            world.answers(key, false);
+        }
+        world.apply(Event::Scan);
+        std::mem::take(&mut world.probes)
+    };
+    assert_eq!(looked(1_000), []);
+    assert_eq!(looked(3_600_000), [KeyId::new("a1")]);
 }
 
 #[test]

@@ -204,7 +204,7 @@ pub enum Bare429 {
 }
 
 /// `rate_limit`
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     /// `requests_per_minute`
     pub requests_per_minute: u32,

@@ -42,8 +42,8 @@ async fn main() -> io::Result<()> {
         let _ = stream.set_nodelay(true);
     });
     // A request's body is read to its end, so that its connection can be used again.
-    let beats = move |_: Bytes| async move { beats(chunks, gap) };
-    axum::serve(listener, Router::new().fallback(get(models).post(beats))).await
+    let answer = move |_: Bytes| async move { beats(chunks, gap) };
+    axum::serve(listener, Router::new().fallback(get(models).post(answer))).await
 }
 
 /// What a gateway asks for to learn whether its keys are good.

@@ -1,10 +1,13 @@
 //! The end of a process, as its clients see it.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use keyfleet_simulator::{Action, AnswerSpec, Rule, World};
 use keyfleet_tests::{Gateway, Sim, eventually, free_port};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{MODEL, SLOW, SOON, Stream, chat};
 
@@ -47,6 +50,21 @@ async fn a_stream_ends_properly_before_the_process_does() {
     assert_eq!(gateway.exit().await.code(), Some(0));
 }
 
+/// A request whose body does not come.
+async fn half_a_request(gateway: &Gateway) -> TcpStream {
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100\r\n\r\n{";
+    let buffered = async || gateway.metric("keyfleet_buffered_body_bytes").await;
+    let before = buffered().await.expect("a figure");
+    let address = gateway.url();
+    let mut wire = TcpStream::connect(address.trim_start_matches("http://")).await.expect("a connection");
+    wire.write_all(head.as_bytes()).await.expect("it is written");
+    eventually("the body has begun to come", SOON, || async {
+        (buffered().await == Some(before + 1.0)).then_some(())
+    })
+    .await;
+    wire
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_outlives_the_drain_time_ends_with_an_error() {
     let sim = slow(ENDLESS).await;
@@ -65,6 +83,7 @@ async fn what_outlives_the_drain_time_ends_with_an_error() {
         async move { there.then_some(()) }
     })
     .await;
+    let mut unsent = half_a_request(&gateway).await;
     gateway.signal("TERM");
 
     let last_event = |text: &str| -> Value {
@@ -83,6 +102,9 @@ async fn what_outlives_the_drain_time_ends_with_an_error() {
     let silent = silent.await.expect("the request ends").expect("an answer");
     assert_eq!(silent.status, 503, "{}", silent.text);
     assert!(silent.json()["error"]["message"].is_string(), "{}", silent.text);
+    let mut answer = String::new();
+    unsent.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("shutting down"), "{answer}");
     assert_eq!(gateway.exit().await.code(), Some(0));
     eventually("no upstream call outlives the process", SOON, || {
         let left = sim.log().iter().filter(|request| !request.client_gone && !request.done).count();
@@ -117,4 +139,43 @@ async fn a_second_signal_ends_the_process_at_once() {
     gateway.signal("TERM");
     assert_eq!(gateway.exit().await.code(), Some(143));
     assert!(asked.elapsed() < Duration::from_secs(4), "it took {:?}", asked.elapsed());
+}
+
+/// Nothing that the gateway writes reaches it, not even the last event: it is left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_cannot_hold_the_process() {
+    let mut world = World::pool(1, 1);
+    // More than the sockets on the way hold.
+    world.answer = AnswerSpec { chunks: 200, chunk_bytes: 64 * 1024, ..AnswerSpec::default() };
+    let sim = Sim::start(world).await;
+    let mut config = sim.config();
+    config["server"]["drain_timeout_secs"] = json!(0);
+    let mut gateway = Gateway::start(config).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4_096).expect("a small buffer");
+    let address = gateway.url().trim_start_matches("http://").parse().expect("an address");
+    let mut unread = socket.connect(address).await.expect("a connection");
+    let body = chat(true).to_string();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nContent-Length:";
+    unread.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await.expect("it is written");
+    let mut stuck = (0, 0);
+    eventually("the gateway can write no more", SOON, || {
+        let queued = queued_for(unread.local_addr().expect("an address").port());
+        stuck = (queued, if queued > 0 && queued == stuck.0 { stuck.1 + 1 } else { 0 });
+        async move { (stuck.1 == 10).then_some(()) }
+    })
+    .await;
+    gateway.signal("TERM");
+    assert_eq!(gateway.exit().await.code(), Some(0));
+    gateway.says("some connections did not end in time").await;
+}
+
+/// Bytes that were written for this peer and that it has not taken.
+fn queued_for(port: u16) -> u64 {
+    let table = fs::read_to_string("/proc/net/tcp").expect("the system's sockets");
+    let sockets = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let peer = format!("0100007F:{port:04X}");
+    let socket = sockets.into_iter().find(|fields| fields.get(2) == Some(&peer.as_str()));
+    let queue = socket.and_then(|fields| u64::from_str_radix(fields[4].split(':').next()?, 16).ok());
+    queue.unwrap_or_default()
 }

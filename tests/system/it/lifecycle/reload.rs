@@ -1,6 +1,7 @@
 //! A new configuration while the gateway works.
 
 use std::collections::HashSet;
+use std::fs;
 
 use keyfleet_simulator::{AnswerSpec, World};
 use keyfleet_tests::{Gateway, GatewayOptions, Sim, eventually, steady_load};
@@ -65,6 +66,30 @@ async fn a_swapped_config_map_exchanges_the_keys_and_no_request_fails() {
     exchanged(true, async |gateway, config| gateway.write_config(config)).await;
 }
 
+/// Keys in a file of their own are a part of the configuration.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_file_of_keys_is_noticed() {
+    let sim = Sim::start(World::pool(2, 1)).await;
+    let secrets = sim.secrets();
+    let folder = tempfile::tempdir().expect("a folder for the keys");
+    let file = folder.path().join("keys.txt");
+    fs::write(&file, &secrets[0]).expect("the keys are written");
+    let mut config = sim.config();
+    let group = config["groups"][0].as_object_mut().expect("a group");
+    group.remove("api_keys");
+    group.insert("api_keys_file".into(), json!(file));
+    let gateway = Gateway::start(config).await;
+    assert_eq!(gateway.client().chat(MODEL, false).await.expect("an answer").status, 200);
+    assert_eq!(keys_used(&sim), HashSet::from(["k1".to_owned()]));
+    fs::write(&file, format!("# changed\n{}\n", secrets[1])).expect("the keys are written");
+    gateway.says(IN_FORCE).await;
+    eventually("the new key is in use", SOON, || async {
+        assert_eq!(gateway.client().chat(MODEL, false).await.expect("an answer").status, 200);
+        keys_used(&sim).contains("k2").then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_file_changes_nothing_and_is_said_loudly() {
     const RELOADED: &str = "keyfleet_config_last_reload_successful";
@@ -107,10 +132,10 @@ async fn a_stream_goes_on_with_what_it_began_with() {
     gateway.write_config(&with_keys(&sim, &["k2"]));
     gateway.signal("HUP");
     gateway.says(IN_FORCE).await;
-    assert!(
-        !sim.log().iter().any(|request| request.method == "POST" && request.done),
-        "the stream ended early"
-    );
+    let next = Stream::open(&gateway, "/v1/chat/completions", &chat(true)).await;
+    assert_eq!(next.response.headers()["x-keyfleet-key"], "k2");
+    let began = sim.log().into_iter().find(|request| request.method == "POST").expect("the stream");
+    assert_eq!((began.key_id.as_deref(), began.done), (Some("k1"), false), "the stream ended early");
     let text = stream.rest().await;
     assert!(text.ends_with("data: [DONE]\n\n") && !text.contains("error"), "{text}");
 }

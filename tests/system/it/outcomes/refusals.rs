@@ -48,7 +48,8 @@ async fn the_soonest_project_says_when_to_come_back() {
 async fn an_upstream_that_is_not_there_is_said_to_be() {
     let sim = Sim::start(World::pool(6, 1)).await;
     let mut config = sim.config();
-    config["groups"][0]["target_url"] = json!(format!("http://127.0.0.1:{}/v1beta/openai/", free_port()));
+    let port = free_port();
+    config["groups"][0]["target_url"] = json!(format!("http://127.0.0.1:{port}/v1beta/openai/"));
     let gateway = Gateway::start(config).await;
     let client = gateway.client();
     let began = Instant::now();
@@ -64,6 +65,19 @@ async fn an_upstream_that_is_not_there_is_said_to_be() {
         let answer = native(&client, MODEL).await;
         envelope(&answer, false);
         (answer.status == 503 && answer.header("x-keyfleet-attempts") == "0").then_some(())
+    })
+    .await;
+    let mut world = World::pool(6, 1);
+    world.listen = Some(([127, 0, 0, 1], port).into());
+    let back = Sim::start(world).await;
+    eventually("service is back", Duration::from_secs(5), || async {
+        (chat(&client, MODEL).await.status == 200).then_some(())
+    })
+    .await;
+    eventually("no key was blamed", SOON, || async {
+        chat(&client, MODEL).await;
+        let used: HashSet<_> = calls(&back).into_iter().filter_map(|request| request.key_id).collect();
+        (used.len() == 6).then_some(())
     })
     .await;
 }
@@ -213,7 +227,7 @@ async fn a_suspended_project_takes_its_keys_along() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_key_is_not_hopeless_after_an_overload() {
     let sim = Sim::start(World::pool(1, 1)).await;
-    sim.rules(vec![Rule::family(Family::Overloaded).times(3)]);
+    sim.rules(vec![Rule::family(Family::Overloaded).path("chat/completions").times(3)]);
     let gateway = Gateway::start(sim.config()).await;
     let client = gateway.client();
     let answer = chat(&client, MODEL).await;
@@ -221,4 +235,43 @@ async fn a_single_key_is_not_hopeless_after_an_overload() {
     assert_eq!(answer.header("x-should-retry"), "", "a client that retries by itself is right to do so");
     assert!((2..=3).contains(&calls(&sim).len()));
     assert_eq!(chat(&client, MODEL).await.status, 200);
+}
+
+/// The answers of a moment ago do not make a storm the keys' fault, however few keys there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_blocks_no_key_of_a_small_pool() {
+    let each = |action: Action| async move {
+        let sim = Sim::start(World::pool(2, 1)).await;
+        let gateway = Gateway::start(sim.config()).await;
+        let client = gateway.client();
+        for _ in 0..10 {
+            let answer = client.chat(MODEL, true).await.expect("an answer");
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+        sim.rules(vec![Rule::new(action.clone()).path("chat/completions")]);
+        let storm = Instant::now();
+        while storm.elapsed() < Duration::from_secs(4) {
+            let answer = client.chat(MODEL, true).await.expect("an answer");
+            assert!([200, 503].contains(&answer.status), "{action:?}: {} {}", answer.status, answer.text);
+        }
+        sim.rules(Vec::new());
+        eventually("service is back", Duration::from_secs(5), || async {
+            let answer = client.chat(MODEL, true).await.expect("an answer");
+            (answer.status == 200 && answer.text.contains("[DONE]")).then_some(())
+        })
+        .await;
+        sim.forget();
+        eventually("both keys serve", SOON, || async {
+            chat(&client, MODEL).await;
+            let used: HashSet<_> = calls(&sim).into_iter().filter_map(|request| request.key_id).collect();
+            (used.len() == 2).then_some(())
+        })
+        .await;
+    };
+    let storms = [
+        Action::Family(Family::Overloaded),
+        Action::ErrorEvent { after_chunks: 1, family: Family::Overloaded, wrapped: false },
+        Action::TruncateAt { bytes: 500 },
+    ];
+    join_all(storms.map(each)).await;
 }

@@ -16,12 +16,12 @@ const LEAST_MS: f64 = 0.02;
 
 pub(crate) async fn latency(lab: &Lab) -> io::Result<Vec<Row>> {
     let upstream = Upstream::simulator(lab, AnswerSpec::default())?;
-    let requests = lab.scaled(5, 2) * RATE;
+    let requests = RATE * lab.scaled(10, 3) / 2;
     let plan =
         |requests: u32| ["open".to_owned(), format!("--rate={RATE}"), format!("--requests={requests}")];
     let rounds = Rounds::measure(lab.scaled(5, 3), &Contender::ALL, async |contender| {
         let running = contender.start(lab, &upstream)?;
-        running.load(lab, &plan(RATE / 2)).await?;
+        running.load(lab, &plan(RATE / 4)).await?;
         let latency = running.load(lab, &plan(requests)).await?.latency_ms;
         eprintln!("latency: {contender} p50 {:.3} ms, p99 {:.3} ms", latency.p50, latency.p99);
         Ok(latency)

@@ -4,6 +4,7 @@
 mod contender;
 mod lab;
 mod latency;
+mod machine;
 mod process;
 mod quota;
 mod rounds;
@@ -76,6 +77,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args) -> io::Result<Vec<Row>> {
     let lab = Lab::new(args.quick)?;
+    let began = machine::Time::now()?;
     let chosen = if args.scenarios.is_empty() { Scenario::value_variants() } else { &args.scenarios };
     let mut rows = Vec::new();
     for scenario in chosen {
@@ -89,7 +91,8 @@ async fn run(args: &Args) -> io::Result<Vec<Row>> {
             Scenario::Quota => quota::quota(&lab).await,
         }?);
     }
-    io::stdout().write_all(table::print(&rows).as_bytes())?;
+    let note = machine::Time::now()?.note_since(&began);
+    io::stdout().write_all(format!("{}\n{note}\n", table::print(&rows)).as_bytes())?;
     Ok(rows)
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use memchr::memchr_iter;
-use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::param::page_size;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a process may take to end when it is asked to.
@@ -52,7 +52,8 @@ impl Process {
     /// What its tree has consumed so far.
     pub(crate) fn usage(&self) -> io::Result<Usage> {
         let tree = tree(Pid::from_child(&self.child))?;
-        Ok(Usage { cpu: tree.iter().map(Entry::cpu).sum(), rss_kib: tree.iter().map(Entry::rss_kib).sum() })
+        let cpu = tree.iter().map(Entry::cpu).sum::<io::Result<Duration>>()?;
+        Ok(Usage { cpu, rss_kib: tree.iter().map(Entry::rss_kib).sum() })
     }
 
     fn has_ended(&mut self, within: Duration) -> bool {
@@ -102,7 +103,6 @@ fn drain(stdout: ChildStdout, lines: Arc<AtomicU64>) {
 struct Entry {
     pid: Pid,
     parent: Option<Pid>,
-    ticks: u64,
     pages: u64,
 }
 
@@ -119,11 +119,19 @@ impl Entry {
         let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
         let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
         let parent = Pid::from_raw(fields.get(1)?.parse().ok()?);
-        Some(Self { pid, parent, ticks: number(11)? + number(12)?, pages: number(21)? })
+        Some(Self { pid, parent, pages: number(21)? })
     }
 
-    fn cpu(&self) -> Duration {
-        Duration::from_nanos(self.ticks * 1_000_000_000 / clock_ticks_per_second())
+    /// The time on a processor of all its threads, which the scheduler counts in nanoseconds; user and system time
+    /// are the same in ticks of ten milliseconds.
+    fn cpu(&self) -> io::Result<Duration> {
+        let mut nanos = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            // A thread that ends while we look has done what it did before.
+            let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+            nanos += text.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or_default();
+        }
+        Ok(Duration::from_nanos(nanos))
     }
 
     fn rss_kib(&self) -> u64 {
@@ -162,7 +170,8 @@ mod tests {
         let tree = tree(Pid::from_child(&process.child)).unwrap();
         assert_eq!(tree.len(), 2);
         assert_eq!(tree[1].parent, Some(tree[0].pid));
-        assert!(process.usage().unwrap().rss_kib > tree[0].rss_kib());
+        let usage = process.usage().unwrap();
+        assert!(usage.rss_kib > tree[0].rss_kib() && usage.cpu > tree[0].cpu().unwrap());
         drop(process);
         assert!(Entry::read(tree[0].pid).is_err());
         let _ = kill_process(tree[1].pid, Signal::KILL);
@@ -172,6 +181,6 @@ mod tests {
     fn the_name_of_a_program_can_hold_anything() {
         let fields = "S 7 1 1 0 -1 4194304 99 0 0 0 11 31 0 0 20 0 1 0 4 3133440 360 1844";
         let entry = Entry::parse(Pid::INIT, &format!("1 (a) b)) {fields}")).unwrap();
-        assert_eq!((entry.parent, entry.ticks, entry.pages), (Pid::from_raw(7), 42, 360));
+        assert_eq!((entry.parent, entry.pages), (Pid::from_raw(7), 360));
     }
 }

@@ -50,6 +50,16 @@ impl<T> Rounds<T> {
             .collect()
     }
 
+    /// The largest of a figure over the rounds, for every contender.
+    pub(crate) fn worst(&self, figure: impl Fn(&T) -> f64) -> Figures {
+        let mut worst = Figures::new();
+        for (who, effort) in self.0.iter().flatten() {
+            let known = worst.entry(*who).or_default();
+            *known = figure(effort).max(*known);
+        }
+        worst
+    }
+
     /// The median over the rounds of a figure that may concern several contenders.
     pub(crate) fn median(&self, figure: impl Fn(&Round<T>) -> f64) -> f64 {
         let mut figures: Vec<f64> = self.0.iter().map(figure).collect();

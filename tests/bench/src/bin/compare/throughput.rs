@@ -31,7 +31,7 @@ struct Effort {
 
 /// 1 KB in, a small plain answer out.
 pub(crate) async fn s1(lab: &Lab) -> io::Result<Vec<Row>> {
-    let requests = lab.scaled(30_000, 12_000);
+    let requests = lab.scaled(30_000, 8_000);
     let name = "S1: 1 KB request, CPU per request, µs";
     let work = Work { name, body_bytes: 1_000, streams: false, requests, gate: 2.5, goal: 2.0 };
     let rounds = run(lab, &work).await?;
@@ -45,7 +45,7 @@ pub(crate) async fn s1(lab: &Lab) -> io::Result<Vec<Row>> {
 
 /// 100 KB in, a small plain answer out.
 pub(crate) async fn s2(lab: &Lab) -> io::Result<Vec<Row>> {
-    let requests = lab.scaled(6_000, 2_000);
+    let requests = lab.scaled(6_000, 1_500);
     let name = "S2: 100 KB request, CPU per request, µs";
     let work = Work { name, body_bytes: 100_000, streams: false, requests, gate: 2.2, goal: 1.6 };
     Ok(vec![row(&work, &run(lab, &work).await?)])
@@ -53,7 +53,7 @@ pub(crate) async fn s2(lab: &Lab) -> io::Result<Vec<Row>> {
 
 /// A hundred chunks back to back.
 pub(crate) async fn s3(lab: &Lab) -> io::Result<Vec<Row>> {
-    let requests = lab.scaled(4_000, 1_500);
+    let requests = lab.scaled(4_000, 1_000);
     let name = "S3: SSE, 100 chunks back to back, CPU per stream, µs";
     let work = Work { name, body_bytes: 1_000, streams: true, requests, gate: 3.0, goal: 2.4 };
     Ok(vec![row(&work, &run(lab, &work).await?)])

@@ -5,18 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::connection::{Connection, Target};
 use crate::tally::Tally;
 
-pub(crate) async fn run(
-    target: Target,
-    requests: u32,
-    connections: u32,
-    ramp: Duration,
-    limit: Duration,
-) -> Tally {
+pub(crate) async fn run(target: Target, requests: u32, connections: u32, ramp: Duration) -> Tally {
     let target = Arc::new(target);
     let begun = Arc::new(AtomicU32::new(0));
     let mut tasks = JoinSet::new();
@@ -28,14 +22,14 @@ pub(crate) async fn run(
             call(&target, &begun, requests).await
         });
     }
-    Tally::of(requests).gather(tasks, limit).await
+    Tally::of(requests).gather(tasks).await
 }
 
 /// One caller. It takes a request from what is left until nothing is.
 async fn call(target: &Target, begun: &AtomicU32, requests: u32) -> Tally {
     let mut tally = Tally::default();
     let mut connection = None;
-    while begun.fetch_add(1, Relaxed) < requests {
+    while Instant::now() < target.deadline && begun.fetch_add(1, Relaxed) < requests {
         let mut open = match connection.take() {
             Some(open) => open,
             None => match Connection::open(target).await {

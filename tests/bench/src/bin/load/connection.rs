@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -13,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use keyfleet_bench::{MODEL, PATH};
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use crate::tally::{EventCount, Tally};
 
@@ -22,21 +22,18 @@ pub(crate) struct Target {
     address: SocketAddr,
     headers: HeaderMap,
     body: Bytes,
+    /// What has not been answered by then has failed.
+    pub(crate) deadline: Instant,
 }
 
 impl Target {
-    pub(crate) fn new(
-        address: SocketAddr,
-        bearer: &str,
-        body_bytes: usize,
-        stream: bool,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(address: SocketAddr, bearer: &str, body: Bytes, deadline: Instant) -> io::Result<Self> {
         let value = |text: String| HeaderValue::try_from(text).map_err(io::Error::other);
         let mut headers = HeaderMap::new();
         headers.insert(HOST, value(address.to_string())?);
         headers.insert(AUTHORIZATION, value(format!("Bearer {bearer}"))?);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(Self { address, headers, body: body(body_bytes, stream) })
+        Ok(Self { address, headers, body, deadline })
     }
 
     fn request(&self) -> Request<Full<Bytes>> {
@@ -49,7 +46,7 @@ impl Target {
 }
 
 /// A conversation of several messages whose prompt makes up the length.
-fn body(bytes: usize, stream: bool) -> Bytes {
+pub(crate) fn body(bytes: usize, stream: bool) -> Bytes {
     let render = |prompt: &str| {
         json!({
             "model": MODEL,
@@ -90,11 +87,15 @@ impl Connection {
     /// Sends one request and reads the answer to its end. Whether the connection can be used again.
     pub(crate) async fn ask(&mut self, target: &Target, tally: &mut Tally) -> bool {
         let began = Instant::now();
-        match self.exchange(target, tally).await {
-            Ok(StatusCode::OK) => tally.answered(began.elapsed()),
-            Ok(status) => tally.failed(status.as_str().to_owned()),
-            Err(error) => {
+        match timeout_at(target.deadline, self.exchange(target, tally)).await {
+            Ok(Ok(StatusCode::OK)) => tally.answered(began.elapsed()),
+            Ok(Ok(status)) => tally.failed(status.as_str().to_owned()),
+            Ok(Err(error)) => {
                 tally.failed(describe(&error));
+                return false;
+            }
+            Err(_) => {
+                tally.failed("not answered in time".to_owned());
                 return false;
             }
         }

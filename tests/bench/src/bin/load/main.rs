@@ -8,9 +8,10 @@ mod tally;
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::time::Instant;
 
 use crate::connection::Target;
 
@@ -68,11 +69,8 @@ struct What {
 
 impl What {
     fn target(&self) -> io::Result<Target> {
-        Target::new(self.to, &self.bearer, self.body_bytes, self.stream)
-    }
-
-    fn limit(&self) -> Duration {
-        Duration::from_secs(self.limit_secs)
+        let body = connection::body(self.body_bytes, self.stream);
+        Target::new(self.to, &self.bearer, body, Instant::now() + Duration::from_secs(self.limit_secs))
     }
 }
 
@@ -83,9 +81,9 @@ async fn main() -> io::Result<()> {
     let tally = match Cli::parse().pace {
         Pace::Closed { what, connections, ramp_ms } => {
             let ramp = Duration::from_millis(ramp_ms);
-            closed::run(what.target()?, what.requests, connections, ramp, what.limit()).await
+            closed::run(what.target()?, what.requests, connections, ramp).await
         }
-        Pace::Open { what, rate } => open::run(what.target()?, what.requests, rate, what.limit()).await?,
+        Pace::Open { what, rate } => open::run(what.target()?, what.requests, rate).await?,
     };
     let report = serde_json::to_string(&tally.report(began.elapsed()))?;
     writeln!(io::stdout(), "{report}")

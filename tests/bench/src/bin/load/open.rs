@@ -21,7 +21,7 @@ const BEATS: usize = 64;
 
 type Idle = Mutex<Vec<Connection>>;
 
-pub(crate) async fn run(target: Target, requests: u32, rate: u32, limit: Duration) -> io::Result<Tally> {
+pub(crate) async fn run(target: Target, requests: u32, rate: u32) -> io::Result<Tally> {
     let mut warm = Vec::with_capacity(WARM);
     for _ in 0..WARM {
         warm.push(Connection::open(&target).await.map_err(io::Error::other)?);
@@ -30,8 +30,7 @@ pub(crate) async fn run(target: Target, requests: u32, rate: u32, limit: Duratio
     let mut beats = beats(requests, rate);
     let mut tasks = JoinSet::new();
     let mut tally = Tally::of(requests);
-    let deadline = Instant::now() + limit;
-    while let Ok(Some(())) = timeout_at(deadline.into(), beats.recv()).await {
+    while let Ok(Some(())) = timeout_at(target.deadline, beats.recv()).await {
         tally.take_ended(&mut tasks);
         if tasks.len() < MAX_UNDER_WAY {
             tasks.spawn(ask(target.clone(), idle.clone()));
@@ -39,7 +38,7 @@ pub(crate) async fn run(target: Target, requests: u32, rate: u32, limit: Duratio
             tally.failed("too many under way".to_owned());
         }
     }
-    Ok(tally.gather(tasks, deadline.saturating_duration_since(Instant::now())).await)
+    Ok(tally.gather(tasks).await)
 }
 
 /// A beat per request, on time: from a thread of its own, because the runtime's timers tick once a millisecond.
