@@ -5,6 +5,7 @@
 //! possible. Plain answers of up to [`HELD`] bytes are read to their end for the same reason.
 
 use std::io::Read as _;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,6 +16,7 @@ use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
 use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope, classify};
 use keyfleet_core::time::Mono;
 use keyfleet_service::clock;
+use memchr::memmem::Finder;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -301,6 +303,10 @@ fn judge_event(event: &[u8]) -> Judged {
     if has_content(&value) { Judged::Answer } else { Judged::Nothing }
 }
 
+static ANSWERS: LazyLock<[Finder<'static>; 2]> =
+    LazyLock::new(|| ["\"content\"", "\"message\""].map(Finder::new));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+
 fn judge_plain(bytes: &[u8]) -> Result<(), Box<Failed>> {
     if bytes.trim_ascii().is_empty() {
         return Err(Failed::without_answer(Cause::EmptyAnswer));
@@ -309,9 +315,8 @@ fn judge_plain(bytes: &[u8]) -> Result<(), Box<Failed>> {
     if bytes.len() > 4 * 1024 {
         return Ok(());
     }
-    let looks_full =
-        [b"\"content\"".as_slice(), b"\"message\""].iter().any(|n| memchr::memmem::find(bytes, n).is_some());
-    if looks_full && memchr::memmem::find(bytes, b"\"error\"").is_none() {
+    let looks_full = ANSWERS.iter().any(|name| name.find(bytes).is_some());
+    if looks_full && ERROR.find(bytes).is_none() {
         return Ok(());
     }
     let body = ErrorBody::parse(bytes);

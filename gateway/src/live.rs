@@ -14,6 +14,7 @@ use keyfleet_core::gate::BreakerPolicy;
 use keyfleet_core::id::{Egress, KeyId, Model, ProjectId};
 use keyfleet_core::select::Lane;
 use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
+use reqwest::Url;
 
 use crate::auth::Limiter;
 use crate::pool::EgressState;
@@ -52,9 +53,9 @@ pub(crate) struct LiveKey {
 /// A group.
 pub(crate) struct LiveGroup {
     /// The compat base, with its last slash.
-    pub(crate) compat: String,
+    pub(crate) compat: Url,
     /// Where the native surface begins, with its last slash.
-    pub(crate) native: String,
+    pub(crate) native: Url,
     /// Host and port, by which models have their breakers.
     pub(crate) host: String,
 }
@@ -86,7 +87,7 @@ impl Live {
         let mut live = Self {
             projects: Vec::new(),
             project_numbers: HashMap::new(),
-            groups: config.groups.iter().map(LiveGroup::new).collect(),
+            groups: config.groups.iter().map(LiveGroup::new).collect::<Result<_, _>>()?,
             keys: Vec::new(),
             egresses: Vec::new(),
             lanes: ArcSwap::default(),
@@ -169,15 +170,16 @@ impl Live {
 }
 
 impl LiveGroup {
-    fn new(group: &Group) -> Self {
-        let compat = group.target_url.clone();
-        let scheme = compat.find("://").map_or(0, |at| at + 3);
-        let origin = compat[scheme..].find('/').map_or(compat.len(), |at| scheme + at);
-        let native = match compat.find("/v1beta/openai/") {
-            Some(at) => &compat[..=at],
-            None => &compat[..=origin.min(compat.len() - 1)],
-        };
-        Self { native: native.to_owned(), host: compat[scheme..origin].to_owned(), compat }
+    fn new(group: &Group) -> Result<Self, String> {
+        let parsed = Url::parse(&group.target_url);
+        let compat = parsed.map_err(|error| format!("groups {}: target_url: {error}", group.name))?;
+        let prefix = compat.path().find("/v1beta/openai/").unwrap_or_default();
+        let mut native = compat.clone();
+        native.set_path(&compat.path()[..=prefix]);
+        native.set_query(None);
+        let port = compat.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let host = compat.host_str().unwrap_or_default().to_owned() + &port;
+        Ok(Self { compat, native, host })
     }
 }
 
@@ -205,6 +207,7 @@ mod tests {
             priority: 0,
             weight: 1,
         })
+        .unwrap()
     }
 
     #[test]
@@ -217,7 +220,7 @@ mod tests {
             ("http://127.0.0.1:4807/gw/v1beta/openai/", "http://127.0.0.1:4807/gw/"),
             ("http://host/openai/", "http://host/"),
         ] {
-            assert_eq!(group(compat).native, native, "{compat}");
+            assert_eq!(group(compat).native.as_str(), native, "{compat}");
         }
     }
 

@@ -27,6 +27,8 @@ use crate::trail::Trail;
 
 /// Joined frames are passed on when they are this large, ready or not.
 const JOINED: usize = 64 * 1024;
+/// Frames that come at shorter intervals are a burst; those of a slow stream pass at once.
+const BURST: Duration = Duration::from_millis(5);
 /// How often the task steps aside to let frames arrive that are on their way: once joins nothing, twice nearly all.
 const YIELDS: u8 = 2;
 
@@ -35,6 +37,8 @@ pub(crate) struct Relay {
     rest: Option<reqwest::Body>,
     gathered: Gathered,
     yields: u8,
+    /// The last frame came soon after the one before it, so more may be on their way.
+    in_burst: bool,
     watch: Watch,
     silence: Silence,
     drained: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -79,6 +83,7 @@ impl Relay {
             rest: answer.rest,
             gathered,
             yields: 0,
+            in_burst: false,
             watch,
             silence: Silence::new(idle),
             drained: streams.then(|| Box::pin(hard.clone().cancelled_owned())),
@@ -99,7 +104,8 @@ impl Relay {
                     if let Ok(data) = frame.into_data() {
                         self.gathered.push(data);
                     }
-                    self.silence.broken();
+                    self.in_burst = self.silence.broken();
+                    self.yields = 0;
                     if self.gathered.len >= JOINED {
                         return Poll::Ready(Ok(self.gathered.take()));
                     }
@@ -114,7 +120,7 @@ impl Relay {
                     self.broken = true;
                 }
                 Poll::Pending if self.gathered.len > 0 => {
-                    if self.yields < YIELDS {
+                    if self.in_burst && self.yields < YIELDS {
                         self.yields += 1;
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
@@ -332,8 +338,9 @@ impl Silence {
         Self { limit, since: None, timer: None }
     }
 
-    fn broken(&mut self) {
-        self.since = None;
+    /// Something came; true if there was hardly any silence before it.
+    fn broken(&mut self) -> bool {
+        self.since.take().is_none_or(|since| since.elapsed() < BURST)
     }
 
     fn poll_too_long(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -178,6 +178,12 @@ impl Drop for Trail {
 /// A JSON string, cut at 256 characters: names come from clients.
 fn quote(line: &mut String, text: &str) {
     line.push('"');
+    let is_plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
+    if text.len() <= 256 && text.bytes().all(is_plain) {
+        line.push_str(text);
+        line.push('"');
+        return;
+    }
     for c in text.chars().take(256) {
         match c {
             '"' | '\\' => {

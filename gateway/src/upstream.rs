@@ -8,8 +8,10 @@ use keyfleet_core::outcome::Cause;
 use keyfleet_core::time::Mono;
 use keyfleet_service::clock;
 use keyfleet_service::config::AuthMode;
+use reqwest::Url;
 
 use crate::call::{Call, ModelAt, Payload, Surface};
+use crate::live::LiveGroup;
 use crate::pool::Permit;
 
 const GOOGLE_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
@@ -102,7 +104,7 @@ fn request(permit: &Permit, call: &mut Call, model: &Model) -> Option<reqwest::R
     let upstream = permit.live.upstream_model(key.group as usize, model);
     let renamed = (upstream != call.model).then_some(upstream.as_str());
     let url = url(group, call, renamed);
-    let mut request = reqwest::Request::new(call.method.clone(), reqwest::Url::parse(&url).ok()?);
+    let mut request = reqwest::Request::new(call.method.clone(), url);
     *request.headers_mut() = call.headers.clone();
     let bearer = match key.mode {
         AuthMode::Auto => call.surface == Surface::Compat,
@@ -122,22 +124,22 @@ fn request(permit: &Permit, call: &mut Call, model: &Model) -> Option<reqwest::R
     Some(request)
 }
 
-fn url(group: &crate::live::LiveGroup, call: &Call, renamed: Option<&str>) -> String {
-    let base = if call.surface == Surface::Compat { &group.compat } else { &group.native };
-    let mut url = String::with_capacity(base.len() + call.path.len() + call.query.len() + 40);
-    url.push_str(base);
+/// The upstream's URL. Only path and query are new: parsing the base again would cost more than all else here.
+fn url(group: &LiveGroup, call: &Call, renamed: Option<&str>) -> Url {
+    let mut url = if call.surface == Surface::Compat { group.compat.clone() } else { group.native.clone() };
+    let base = url.path().len();
+    let mut path = String::with_capacity(base + call.path.len() + 40);
+    path.push_str(url.path());
     match (&call.model_at, renamed) {
         (ModelAt::Path(at), Some(name)) => {
-            url.push_str(&call.path[..at.start]);
-            url.push_str(name);
-            url.push_str(&call.path[at.end..]);
+            path.push_str(&call.path[..at.start]);
+            path.push_str(name);
+            path.push_str(&call.path[at.end..]);
         }
-        _ => url.push_str(&call.path),
+        _ => path.push_str(&call.path),
     }
-    if !call.query.is_empty() {
-        url.push('?');
-        url.push_str(&call.query);
-    }
+    url.set_path(&path);
+    url.set_query(Some(call.query.as_str()).filter(|query| !query.is_empty()));
     url
 }
 

@@ -84,5 +84,7 @@ pub async fn read(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
             Err(_) => break false,
         }
     };
-    Ok(Answer { status, headers, text: String::from_utf8_lossy(&body).into_owned(), whole })
+    let text = String::from_utf8_lossy(&body).into_owned();
+    crate::spill::check(response.url().port(), &format!("{headers:?}\n{text}"));
+    Ok(Answer { status, headers, text, whole })
 }

@@ -67,6 +67,7 @@ impl Gateway {
         let port = free_port();
         let child = spawn(&options, folder.path(), port);
         let secrets = secrets(&options.config);
+        crate::spill::watch(port, &secrets);
         let mut gateway = Self { child, options, secrets, folder, port };
         gateway.until_ready().await;
         gateway

@@ -14,6 +14,7 @@ mod gateway;
 mod load;
 mod sdk;
 mod sim;
+mod spill;
 
 pub use client::{Answer, Client, read};
 pub use eventually::eventually;

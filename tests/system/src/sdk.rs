@@ -183,6 +183,7 @@ impl Report {
 #[derive(Debug)]
 pub struct SdkClient {
     sdk: Sdk,
+    port: Option<u16>,
     _child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
@@ -208,7 +209,8 @@ impl SdkClient {
             .expect("the client starts");
         let input = child.stdin.take().expect("its input");
         let output = BufReader::new(child.stdout.take().expect("its output")).lines();
-        Self { sdk, _child: child, input, output }
+        let port = reqwest::Url::parse(base).ok().and_then(|url| url.port());
+        Self { sdk, port, _child: child, input, output }
     }
 
     /// Makes one call.
@@ -220,6 +222,7 @@ impl SdkClient {
         let Ok(Ok(Some(line))) = line else {
             panic!("{:?} gave no answer to {name}: {line:?}", self.sdk);
         };
+        crate::spill::check(self.port, &line);
         Report(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}")))
     }
 }

