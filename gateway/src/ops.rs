@@ -68,6 +68,19 @@ pub(crate) async fn detailed(State(app): State<Arc<App>>) -> Json<Value> {
         })
         .collect();
     let validated = app.pool.last_validated();
+    let last_errors: Vec<Value> = app
+        .pool
+        .last_failures()
+        .into_iter()
+        .map(|failure| {
+            json!({
+                "seconds_ago": now.mono.since(failure.at).as_secs(),
+                "key": failure.key.as_str(),
+                "model": failure.model.as_str(),
+                "reason": failure.cause.as_str(),
+            })
+        })
+        .collect();
     Json(json!({
         "status": app.why_not_ready().unwrap_or("ready"),
         "version": env!("CARGO_PKG_VERSION"),
@@ -79,6 +92,7 @@ pub(crate) async fn detailed(State(app): State<Arc<App>>) -> Json<Value> {
         "last_validated": validated.map(|(key, at)| json!({
             "key": key.as_str(), "seconds_ago": now.mono.since(at).as_secs(),
         })),
+        "last_errors": last_errors,
         "keys": keys,
     }))
 }

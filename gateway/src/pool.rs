@@ -6,34 +6,31 @@
 
 mod lanes;
 mod owners;
+mod permit;
 mod reports;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use keyfleet_core::block;
 use keyfleet_core::gate::{Breaker, Gate};
 use keyfleet_core::id::{Egress, KeyId, Model, ProjectId};
 use keyfleet_core::message::{Change, Record, Subject};
-use keyfleet_core::outcome::{Cause, Outcome, Scope};
-use keyfleet_core::select::{Dial, NoKey, Probes, Seat, Want};
+use keyfleet_core::outcome::Cause;
+use keyfleet_core::select::{Dial, NoKey, Seat, Want};
 use keyfleet_core::time::{Mono, Now};
 use keyfleet_service::clock;
 use parking_lot::Mutex;
 
-use crate::live::{Live, LiveKey, ModelLane};
+use crate::live::{Live, LiveKey};
 pub(crate) use owners::Owners;
+pub(crate) use permit::Permit;
 pub(crate) use reports::Reports;
 
-/// Failures of different projects within this time speak against what they share.
-const TOGETHER: Duration = Duration::from_secs(5);
-/// How many projects have to fail together before their way out is blamed.
-const SUSPECTS: usize = 3;
+/// How many failed attempts are kept for people to look at.
+const LAST_FAILURES: usize = 20;
 
 /// The keys and what is known of them.
 pub(crate) struct Pool {
@@ -45,6 +42,7 @@ pub(crate) struct Pool {
     /// The blocks that hold, for lanes that are built later and for people.
     blocks: Mutex<HashMap<Subject, Blocked>>,
     last_validated: Mutex<Option<(KeyId, Mono)>>,
+    last_failures: Mutex<VecDeque<LastFailure>>,
     /// Counts gates and probes that became free before their time.
     generation: AtomicU64,
     pub(crate) owners: Owners,
@@ -61,23 +59,21 @@ pub(crate) struct Blocked {
     pub(crate) decided: bool,
 }
 
+/// A failed attempt, for people.
+#[derive(Debug, Clone)]
+pub(crate) struct LastFailure {
+    pub(crate) at: Mono,
+    pub(crate) key: KeyId,
+    pub(crate) model: Model,
+    pub(crate) cause: Cause,
+}
+
 /// A way out, and the projects that were refused on it lately.
 #[derive(Default)]
 pub(crate) struct EgressState {
     pub(crate) breaker: Arc<Breaker>,
     suspects: Mutex<Vec<(ProjectId, Mono)>>,
     suspected: AtomicBool,
-}
-
-/// The right to one attempt with one key. Whoever drops it unused gives back what it holds.
-pub(crate) struct Permit {
-    pool: Arc<Pool>,
-    pub(crate) live: Arc<Live>,
-    lane: Arc<ModelLane>,
-    pub(crate) seat: usize,
-    probes: Probes,
-    /// An answer has begun, so many ms after it was asked for. It counts once it has ended without a failure.
-    begun: Option<u32>,
 }
 
 impl Pool {
@@ -90,6 +86,7 @@ impl Pool {
             egresses: Mutex::default(),
             blocks: Mutex::default(),
             last_validated: Mutex::default(),
+            last_failures: Mutex::default(),
             generation: AtomicU64::new(1),
             owners: Owners::default(),
             reports: Reports::default(),
@@ -226,6 +223,17 @@ impl Pool {
         self.last_validated.lock().clone()
     }
 
+    /// The last failed attempts, the latest first.
+    pub(crate) fn last_failures(&self) -> Vec<LastFailure> {
+        self.last_failures.lock().iter().cloned().collect()
+    }
+
+    fn remember(&self, failure: LastFailure) {
+        let mut last = self.last_failures.lock();
+        last.truncate(LAST_FAILURES - 1);
+        last.push_front(failure);
+    }
+
     /// The health of a key.
     pub(crate) fn dial(&self, key: &KeyId) -> Arc<Dial> {
         self.dials.lock().entry(key.clone()).or_default().clone()
@@ -256,181 +264,6 @@ impl Pool {
                     act(seat);
                 }
             }
-        }
-    }
-}
-
-impl Permit {
-    pub(crate) fn key(&self) -> &LiveKey {
-        &self.live.keys[self.seat().key as usize]
-    }
-
-    /// The key's place in the tables of the configuration.
-    pub(crate) fn key_number(&self) -> u32 {
-        self.seat().key
-    }
-
-    pub(crate) fn project(&self) -> &ProjectId {
-        &self.live.projects[self.seat().project as usize]
-    }
-
-    /// The model as this key's upstream calls it, with the part of its quota.
-    fn bucket_model(&self) -> &Model {
-        &self.lane.upstream[self.key().group as usize]
-    }
-
-    fn egress(&self) -> &EgressState {
-        &self.lane.egresses[self.key().egress as usize]
-    }
-
-    fn seat(&self) -> &Seat {
-        &self.lane.lane.seats()[self.seat]
-    }
-
-    /// The upstream began to answer; `ttfb` is the time to its first byte. What goes wrong later is told to
-    /// [`Permit::failed`]; else dropping the permit counts the answer.
-    pub(crate) fn succeeded(&mut self, ttfb: Duration, now: Mono) {
-        self.answered(now);
-        if self.egress().suspected.load(Relaxed) && self.egress().suspected.swap(false, AcqRel) {
-            self.egress().suspects.lock().clear();
-        }
-        let probes = std::mem::take(&mut self.probes).without(Probes::MODEL).without(Probes::EGRESS);
-        self.lane.served.store(true, Relaxed);
-        let ttfb_ms = u32::try_from(ttfb.as_millis()).unwrap_or(u32::MAX);
-        if !probes.any() {
-            self.begun = Some(ttfb_ms);
-            return;
-        }
-        let (key, model, project) =
-            (self.key().id.clone(), self.bucket_model().clone(), self.project().clone());
-        for (probe, subject) in [
-            (Probes::KEY, Subject::Key(key.clone())),
-            (Probes::KEY_MODEL, Subject::KeyModel(key.clone(), model.clone())),
-            (Probes::BUCKET, Subject::Bucket(project.clone(), model.clone())),
-            (Probes::PROJECT, Subject::Project(project)),
-        ] {
-            if probes.has(probe) {
-                self.pool.open(&subject, probe != Probes::BUCKET, now);
-            }
-        }
-        self.pool.reports.push(Record::Succeeded { key, model, n: 1, ttfb_ms, probe: true });
-    }
-
-    /// The attempt failed. Everything that follows from it holds when this returns.
-    pub(crate) fn failed(&mut self, outcome: &Outcome, now: Now) {
-        self.begun = None;
-        let probes = std::mem::take(&mut self.probes);
-        let draw = fastrand::u32(..);
-        let concerned = self.act_on(outcome, draw, now);
-        let left = probes.without(concerned);
-        if left.any() {
-            self.seat().return_probes(left, now.mono);
-            self.pool.generation.fetch_add(1, AcqRel);
-        }
-        if outcome.scope == Scope::Client {
-            return;
-        }
-        let own = [Probes::KEY, Probes::KEY_MODEL, Probes::BUCKET, Probes::PROJECT];
-        self.pool.reports.push(Record::Failed {
-            key: self.key().id.clone(),
-            model: self.bucket_model().clone(),
-            scope: outcome.scope,
-            cause: outcome.cause,
-            retry_after_ms: outcome.retry_after.and_then(|span| u64::try_from(span.as_millis()).ok()),
-            draw,
-            probe: own.iter().any(|probe| probes.has(*probe) && concerned.has(*probe)),
-        });
-    }
-
-    /// Closes what the outcome closes; returns the gate that it was about.
-    fn act_on(&self, outcome: &Outcome, draw: u32, now: Now) -> Probes {
-        let seat = self.seat();
-        let policy = &self.live.breaker;
-        let (key, project) = (&self.key().id, self.project());
-        let (subject, concerned) = match outcome.scope {
-            Scope::Client => return Probes::default(),
-            Scope::Model => {
-                if seat.gates.model.failed(policy, now.mono) {
-                    tracing::warn!(model = %self.bucket_model(), cause = outcome.cause.as_str(), "the model's breaker opens");
-                }
-                return Probes::MODEL;
-            }
-            Scope::Egress => {
-                self.blame_egress(outcome, now);
-                return Probes::EGRESS;
-            }
-            Scope::Key => (Subject::Key(key.clone()), Probes::KEY),
-            Scope::KeyModel => {
-                (Subject::KeyModel(key.clone(), self.bucket_model().clone()), Probes::KEY_MODEL)
-            }
-            Scope::Bucket => (Subject::Bucket(project.clone(), self.bucket_model().clone()), Probes::BUCKET),
-            Scope::Project | Scope::BillingAccount => (Subject::Project(project.clone()), Probes::PROJECT),
-        };
-        // Something answered: model and way out are there, whatever they think of the key.
-        self.answered(now.mono);
-        if outcome.cause == Cause::BareRateLimit {
-            self.blame_egress(outcome, now);
-        }
-        // The coordinator knows how often it has struck, and prolongs this.
-        if let Some(window) = block::window(outcome, 0, &self.live.blocks, now.utc, draw) {
-            let until = now.mono_at(window.until);
-            let probe = window.probe_after.map(|span| now.mono.plus(span));
-            self.pool.close(&subject, Blocked { cause: outcome.cause, until, probe, decided: false });
-        }
-        if outcome.cause.is_terminal() {
-            tracing::warn!(key = %key, %project, cause = outcome.cause.as_str(), "out of rotation until a check succeeds");
-        }
-        concerned
-    }
-
-    /// The upstream was reached and the model spoke: what their breakers count starts anew.
-    fn answered(&self, now: Mono) {
-        let gates = &self.seat().gates;
-        let policy = &self.live.breaker;
-        let model = gates.model.succeeded(policy, now);
-        if model {
-            tracing::info!(model = %self.bucket_model(), "the model's breaker closes");
-        }
-        if model | gates.egress.succeeded(policy, now) {
-            self.pool.generation.fetch_add(1, AcqRel);
-        }
-    }
-
-    /// Connect errors count one by one; refusals that a single project may also deserve count once several
-    /// projects get them together.
-    fn blame_egress(&self, outcome: &Outcome, now: Now) {
-        let (egress, _) = &self.live.egresses[self.key().egress as usize];
-        let state = self.egress();
-        if matches!(outcome.cause, Cause::Connect | Cause::Reset | Cause::Timeout) {
-            if state.breaker.failed(&self.live.breaker, now.mono) {
-                tracing::warn!(%egress, cause = outcome.cause.as_str(), "the way out fails: its breaker opens");
-            }
-            return;
-        }
-        let mut suspects = state.suspects.lock();
-        suspects.retain(|(_, at)| now.mono.since(*at) <= TOGETHER);
-        state.suspected.store(true, Release);
-        if !suspects.iter().any(|(project, _)| project == self.project()) && suspects.len() < SUSPECTS {
-            suspects.push((self.project().clone(), now.mono));
-        }
-        if suspects.len() >= SUSPECTS.min(self.live.projects.len()).max(2) {
-            suspects.clear();
-            tracing::warn!(%egress, cause = outcome.cause.as_str(), "several projects are refused together: the way out rests");
-            state.breaker.trip(&self.live.breaker, now.mono.plus(2 * self.live.breaker.recovery));
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if let Some(ttfb_ms) = self.begun {
-            let tally = &self.lane.tallies[self.seat];
-            tally.answers.fetch_add(1, Relaxed);
-            tally.ttfb_ms.fetch_add(u64::from(ttfb_ms), Relaxed);
-        }
-        if self.probes.any() {
-            self.seat().return_probes(self.probes, clock::mono());
-            self.pool.generation.fetch_add(1, AcqRel);
         }
     }
 }

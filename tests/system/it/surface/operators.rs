@@ -1,6 +1,6 @@
 //! Health and metrics.
 
-use keyfleet_simulator::{KeyState, World};
+use keyfleet_simulator::{Family, KeyState, Rule, World};
 use keyfleet_tests::{Gateway, Sim, eventually, free_port};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -38,6 +38,19 @@ async fn health_needs_neither_a_token_nor_the_upstream() {
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
     }
     assert!(sim.log().is_empty(), "looking at the health called the upstream");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_errors_are_told_with_key_model_and_reason() {
+    let sim = Sim::start(World::pool(2, 1)).await;
+    let gateway = Gateway::start(sim.config()).await;
+    sim.rules(vec![Rule::family(Family::PerMinute429).model(MODEL).times(1)]);
+    assert_eq!(gateway.client().chat(MODEL, false).await.expect("an answer").status, 200);
+    let refused = sim.log().into_iter().find(|request| request.status == 429).expect("a refusal");
+    let detailed = gateway.client().get("/health/detailed").await.expect("an answer").json();
+    let last = &detailed["last_errors"][0];
+    assert_eq!(last["key"].as_str(), refused.key_id.as_deref());
+    assert_eq!((&last["model"], &last["reason"]), (&json!(MODEL), &json!("per_minute")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

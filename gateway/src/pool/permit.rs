@@ -1,0 +1,209 @@
+//! One attempt with one key, and what follows from how it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::time::Duration;
+
+use keyfleet_core::block;
+use keyfleet_core::id::{Model, ProjectId};
+use keyfleet_core::message::{Record, Subject};
+use keyfleet_core::outcome::{Cause, Outcome, Scope};
+use keyfleet_core::select::{Probes, Seat};
+use keyfleet_core::time::{Mono, Now};
+use keyfleet_service::clock;
+
+use super::{Blocked, EgressState, LastFailure, Pool};
+use crate::live::{Live, LiveKey, ModelLane};
+
+/// Failures of different projects within this time speak against what they share.
+const TOGETHER: Duration = Duration::from_secs(5);
+/// How many projects have to fail together before their way out is blamed.
+const SUSPECTS: usize = 3;
+
+/// The right to one attempt with one key. Whoever drops it unused gives back what it holds.
+pub(crate) struct Permit {
+    pub(super) pool: Arc<Pool>,
+    pub(crate) live: Arc<Live>,
+    pub(super) lane: Arc<ModelLane>,
+    pub(crate) seat: usize,
+    pub(super) probes: Probes,
+    /// An answer has begun, so many ms after it was asked for. It counts once it has ended without a failure.
+    pub(super) begun: Option<u32>,
+}
+
+impl Permit {
+    pub(crate) fn key(&self) -> &LiveKey {
+        &self.live.keys[self.seat().key as usize]
+    }
+
+    /// The key's place in the tables of the configuration.
+    pub(crate) fn key_number(&self) -> u32 {
+        self.seat().key
+    }
+
+    pub(crate) fn project(&self) -> &ProjectId {
+        &self.live.projects[self.seat().project as usize]
+    }
+
+    /// The model as this key's upstream calls it, with the part of its quota.
+    fn bucket_model(&self) -> &Model {
+        &self.lane.upstream[self.key().group as usize]
+    }
+
+    fn egress(&self) -> &EgressState {
+        &self.lane.egresses[self.key().egress as usize]
+    }
+
+    fn seat(&self) -> &Seat {
+        &self.lane.lane.seats()[self.seat]
+    }
+
+    /// The upstream began to answer; `ttfb` is the time to its first byte. What goes wrong later is told to
+    /// [`Permit::failed`]; else dropping the permit counts the answer.
+    pub(crate) fn succeeded(&mut self, ttfb: Duration, now: Mono) {
+        self.answered(now);
+        if self.egress().suspected.load(Relaxed) && self.egress().suspected.swap(false, AcqRel) {
+            self.egress().suspects.lock().clear();
+        }
+        let probes = std::mem::take(&mut self.probes).without(Probes::MODEL).without(Probes::EGRESS);
+        self.lane.served.store(true, Relaxed);
+        let ttfb_ms = u32::try_from(ttfb.as_millis()).unwrap_or(u32::MAX);
+        if !probes.any() {
+            self.begun = Some(ttfb_ms);
+            return;
+        }
+        let (key, model, project) =
+            (self.key().id.clone(), self.bucket_model().clone(), self.project().clone());
+        for (probe, subject) in [
+            (Probes::KEY, Subject::Key(key.clone())),
+            (Probes::KEY_MODEL, Subject::KeyModel(key.clone(), model.clone())),
+            (Probes::BUCKET, Subject::Bucket(project.clone(), model.clone())),
+            (Probes::PROJECT, Subject::Project(project)),
+        ] {
+            if probes.has(probe) {
+                self.pool.open(&subject, probe != Probes::BUCKET, now);
+            }
+        }
+        self.pool.reports.push(Record::Succeeded { key, model, n: 1, ttfb_ms, probe: true });
+    }
+
+    /// The attempt failed. Everything that follows from it holds when this returns.
+    pub(crate) fn failed(&mut self, outcome: &Outcome, now: Now) {
+        self.begun = None;
+        let probes = std::mem::take(&mut self.probes);
+        let draw = fastrand::u32(..);
+        let concerned = self.act_on(outcome, draw, now);
+        let left = probes.without(concerned);
+        if left.any() {
+            self.seat().return_probes(left, now.mono);
+            self.pool.generation.fetch_add(1, AcqRel);
+        }
+        if outcome.scope == Scope::Client {
+            return;
+        }
+        let (key, model) = (self.key().id.clone(), self.bucket_model().clone());
+        self.pool.remember(LastFailure { at: now.mono, key, model, cause: outcome.cause });
+        let own = [Probes::KEY, Probes::KEY_MODEL, Probes::BUCKET, Probes::PROJECT];
+        self.pool.reports.push(Record::Failed {
+            key: self.key().id.clone(),
+            model: self.bucket_model().clone(),
+            scope: outcome.scope,
+            cause: outcome.cause,
+            retry_after_ms: outcome.retry_after.and_then(|span| u64::try_from(span.as_millis()).ok()),
+            draw,
+            probe: own.iter().any(|probe| probes.has(*probe) && concerned.has(*probe)),
+        });
+    }
+
+    /// Closes what the outcome closes; returns the gate that it was about.
+    fn act_on(&self, outcome: &Outcome, draw: u32, now: Now) -> Probes {
+        let seat = self.seat();
+        let policy = &self.live.breaker;
+        let (key, project) = (&self.key().id, self.project());
+        let (subject, concerned) = match outcome.scope {
+            Scope::Client => return Probes::default(),
+            Scope::Model => {
+                if seat.gates.model.failed(policy, now.mono) {
+                    tracing::warn!(model = %self.bucket_model(), cause = outcome.cause.as_str(), "the model's breaker opens");
+                }
+                return Probes::MODEL;
+            }
+            Scope::Egress => {
+                self.blame_egress(outcome, now);
+                return Probes::EGRESS;
+            }
+            Scope::Key => (Subject::Key(key.clone()), Probes::KEY),
+            Scope::KeyModel => {
+                (Subject::KeyModel(key.clone(), self.bucket_model().clone()), Probes::KEY_MODEL)
+            }
+            Scope::Bucket => (Subject::Bucket(project.clone(), self.bucket_model().clone()), Probes::BUCKET),
+            Scope::Project | Scope::BillingAccount => (Subject::Project(project.clone()), Probes::PROJECT),
+        };
+        // Something answered: model and way out are there, whatever they think of the key.
+        self.answered(now.mono);
+        if outcome.cause == Cause::BareRateLimit {
+            self.blame_egress(outcome, now);
+        }
+        // The coordinator knows how often it has struck, and prolongs this.
+        if let Some(window) = block::window(outcome, 0, &self.live.blocks, now.utc, draw) {
+            let until = now.mono_at(window.until);
+            let probe = window.probe_after.map(|span| now.mono.plus(span));
+            self.pool.close(&subject, Blocked { cause: outcome.cause, until, probe, decided: false });
+        }
+        if outcome.cause.is_terminal() {
+            tracing::warn!(key = %key, %project, cause = outcome.cause.as_str(), "out of rotation until a check succeeds");
+        }
+        concerned
+    }
+
+    /// The upstream was reached and the model spoke: what their breakers count starts anew.
+    fn answered(&self, now: Mono) {
+        let gates = &self.seat().gates;
+        let policy = &self.live.breaker;
+        let model = gates.model.succeeded(policy, now);
+        if model {
+            tracing::info!(model = %self.bucket_model(), "the model's breaker closes");
+        }
+        if model | gates.egress.succeeded(policy, now) {
+            self.pool.generation.fetch_add(1, AcqRel);
+        }
+    }
+
+    /// Connect errors count one by one; refusals that a single project may also deserve count once several
+    /// projects get them together.
+    fn blame_egress(&self, outcome: &Outcome, now: Now) {
+        let (egress, _) = &self.live.egresses[self.key().egress as usize];
+        let state = self.egress();
+        if matches!(outcome.cause, Cause::Connect | Cause::Reset | Cause::Timeout) {
+            if state.breaker.failed(&self.live.breaker, now.mono) {
+                tracing::warn!(%egress, cause = outcome.cause.as_str(), "the way out fails: its breaker opens");
+            }
+            return;
+        }
+        let mut suspects = state.suspects.lock();
+        suspects.retain(|(_, at)| now.mono.since(*at) <= TOGETHER);
+        state.suspected.store(true, Release);
+        if !suspects.iter().any(|(project, _)| project == self.project()) && suspects.len() < SUSPECTS {
+            suspects.push((self.project().clone(), now.mono));
+        }
+        if suspects.len() >= SUSPECTS.min(self.live.projects.len()).max(2) {
+            suspects.clear();
+            tracing::warn!(%egress, cause = outcome.cause.as_str(), "several projects are refused together: the way out rests");
+            state.breaker.trip(&self.live.breaker, now.mono.plus(2 * self.live.breaker.recovery));
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(ttfb_ms) = self.begun {
+            let tally = &self.lane.tallies[self.seat];
+            tally.answers.fetch_add(1, Relaxed);
+            tally.ttfb_ms.fetch_add(u64::from(ttfb_ms), Relaxed);
+        }
+        if self.probes.any() {
+            self.seat().return_probes(self.probes, clock::mono());
+            self.pool.generation.fetch_add(1, AcqRel);
+        }
+    }
+}
