@@ -6,7 +6,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -41,7 +41,10 @@ pub(crate) struct Relay {
     in_burst: bool,
     watch: Watch,
     silence: Silence,
+    hard: CancellationToken,
     drained: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// The task that `drained` and the timer of `silence` wake.
+    waits: Option<Waker>,
     /// The last bytes, once an error has been seen.
     farewell: Option<Bytes>,
     ended: bool,
@@ -86,6 +89,8 @@ impl Relay {
             in_burst: false,
             watch,
             silence: Silence::new(idle),
+            hard: hard.clone(),
+            waits: None,
             drained: streams.then(|| Box::pin(hard.clone().cancelled_owned())),
             farewell: None,
             ended: false,
@@ -128,17 +133,27 @@ impl Relay {
                     self.yields = 0;
                     return Poll::Ready(Ok(self.gathered.take()));
                 }
-                Poll::Pending => {
-                    let drained =
-                        self.drained.as_mut().is_some_and(|token| token.as_mut().poll(cx).is_ready());
-                    if drained || self.silence.poll_too_long(cx).is_ready() {
-                        self.rest = None;
-                        return Poll::Ready(Err(if drained { Cause::Cancelled } else { Cause::Truncated }));
-                    }
-                    return Poll::Pending;
-                }
+                Poll::Pending => return self.poll_patience(cx).map(Err),
             }
         }
+    }
+
+    /// Nothing comes: whether that has to end, and why.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
+        self.silence.begin();
+        // Timer and token wake whoever asked them last. For the same task there is nothing to ask anew, and the
+        // streams of all workers share the token's lock.
+        let waits = self.waits.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if waits && !self.hard.is_cancelled() && !self.silence.has_fired() {
+            return Poll::Pending;
+        }
+        self.waits = Some(cx.waker().clone());
+        let drained = self.drained.as_mut().is_some_and(|token| token.as_mut().poll(cx).is_ready());
+        if !drained {
+            ready!(self.silence.poll_too_long(cx));
+        }
+        self.rest = None;
+        Poll::Ready(if drained { Cause::Cancelled } else { Cause::Truncated })
     }
 
     /// What of the joined bytes the client gets; empty if nothing yet.
@@ -341,6 +356,15 @@ impl Silence {
     /// Something came; true if there was hardly any silence before it.
     fn broken(&mut self) -> bool {
         self.since.take().is_none_or(|since| since.elapsed() < BURST)
+    }
+
+    fn begin(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// The timer has fired; it may have been for a silence that is over.
+    fn has_fired(&self) -> bool {
+        self.timer.as_ref().is_some_and(|timer| timer.is_elapsed())
     }
 
     fn poll_too_long(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -159,9 +159,10 @@ struct EndWatch {
     tail: Vec<u8>,
 }
 
-static ENDS: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
-    ["data: [DONE]", "\"finish_reason\":", "\"finishReason\":", "\"blockReason\":"].map(Finder::new)
-});
+static DONE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("data: [DONE]"));
+/// What the names of all reasons end with, so that one search finds them all.
+static REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("eason\":"));
+const REASONS: [&[u8]; 3] = [b"\"finish_r", b"\"finishR", b"\"blockR"];
 const TAIL: usize = 24;
 
 impl EndWatch {
@@ -169,23 +170,34 @@ impl EndWatch {
         if self.seen || chunk.is_empty() {
             return;
         }
-        let seam_end = chunk.len().min(TAIL);
-        self.tail.extend_from_slice(&chunk[..seam_end]);
-        self.seen = is_end(&self.tail) || is_end(chunk);
-        let keep = if chunk.len() >= TAIL {
-            &chunk[chunk.len() - TAIL..]
-        } else {
-            &self.tail[self.tail.len().saturating_sub(TAIL)..]
-        };
-        self.tail = keep.to_vec();
+        self.seen = is_end(chunk);
+        if !self.tail.is_empty() {
+            self.seen |= is_end(&[&self.tail, &chunk[..chunk.len().min(TAIL)]].concat());
+        }
+        keep_seam(&mut self.tail, chunk, TAIL);
     }
 }
 
 fn is_end(bytes: &[u8]) -> bool {
-    ENDS.iter().any(|end| {
-        let null = |at: usize| bytes[at + end.needle().len()..].trim_ascii_start().starts_with(b"null");
-        end.find_iter(bytes).any(|at| !null(at))
-    })
+    let is_reason = |at: usize| {
+        let value = bytes[at + REASON.needle().len()..].trim_ascii_start();
+        REASONS.iter().any(|name| bytes[..at].ends_with(name)) && !value.starts_with(b"null")
+    };
+    DONE.find(bytes).is_some() || REASON.find_iter(bytes).any(is_reason)
+}
+
+/// Keeps the end of a piece that is cut within a line, so that what stands across the cut is found. No name that is
+/// looked for goes across a line break.
+fn keep_seam(seam: &mut Vec<u8>, chunk: &[u8], len: usize) {
+    if chunk.ends_with(b"\n") {
+        seam.clear();
+        return;
+    }
+    if chunk.len() >= len {
+        seam.clear();
+    }
+    seam.extend_from_slice(&chunk[chunk.len().saturating_sub(len)..]);
+    seam.drain(..seam.len().saturating_sub(len));
 }
 
 /// Keeps the last usage that passed: the upstream's figures are running totals.
@@ -229,20 +241,25 @@ impl UsageWatch {
     pub(crate) fn look(&mut self, chunk: &[u8]) {
         if let Some(at) = last_usage(chunk) {
             self.keep(&chunk[at..]);
-        } else {
-            let across = [&self.seam, &chunk[..chunk.len().min(MAX_USAGE)]].concat();
-            match last_usage(&across).filter(|at| *at < self.seam.len()) {
-                Some(at) => self.keep(&across[at..]),
-                None if self.open => {
-                    let room = MAX_USAGE - self.last.len();
-                    self.last.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                    self.open = self.last.len() < MAX_USAGE;
-                }
-                None => {}
-            }
+        } else if let Some(usage) = self.usage_across(chunk) {
+            self.keep(&usage);
+        } else if self.open {
+            let room = MAX_USAGE - self.last.len();
+            self.last.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            self.open = self.last.len() < MAX_USAGE;
         }
-        self.seam.extend_from_slice(&chunk[chunk.len().saturating_sub(SEAM)..]);
-        self.seam.drain(..self.seam.len().saturating_sub(SEAM));
+        keep_seam(&mut self.seam, chunk, SEAM);
+    }
+
+    /// A usage whose name began in the last piece.
+    fn usage_across(&self, chunk: &[u8]) -> Option<Vec<u8>> {
+        if self.seam.is_empty() {
+            return None;
+        }
+        let mut across = [&self.seam, &chunk[..chunk.len().min(MAX_USAGE)]].concat();
+        let at = last_usage(&across).filter(|at| *at < self.seam.len())?;
+        across.drain(..at);
+        Some(across)
     }
 
     fn keep(&mut self, usage: &[u8]) {
@@ -370,6 +387,20 @@ mod tests {
         }
         assert_eq!(passed, 100_020);
         assert!(matches!(scanner.scan(Bytes::from_static(b"data: {\"error\":{}}\n\n")), Scanned::Error(..)));
+    }
+
+    #[test]
+    fn names_are_found_across_every_cut() {
+        let text = r#"{"finishReason":"STOP","usageMetadata":{"promptTokenCount":3}}"#;
+        for size in 1..text.len() {
+            let (mut end, mut usage) = (EndWatch::default(), UsageWatch::default());
+            for piece in text.as_bytes().chunks(size) {
+                end.look(piece);
+                usage.look(piece);
+            }
+            assert!(end.seen, "in pieces of {size}");
+            assert_eq!(usage.read(), Some(Usage { input: 3, output: 0 }), "in pieces of {size}");
+        }
     }
 
     #[test]
