@@ -24,6 +24,8 @@ use crate::call::{Call, Kind, Surface};
 
 /// Plain answers up to this size are relayed only when they are complete.
 const HELD: usize = 128 * 1024;
+/// How long the body of an error may take; its status has said most.
+const ERROR_BODY: Duration = Duration::from_secs(3);
 /// How much of a stream is looked at before it is taken for an answer.
 const FIRST_EVENTS: usize = 64 * 1024;
 
@@ -136,13 +138,15 @@ pub(crate) async fn read(
 }
 
 async fn failed(status: StatusCode, headers: &HeaderMap, mut reader: Reader) -> Box<Failed> {
-    // What cannot be read of an error does not make it another one.
-    while reader.len() <= MAX_ERROR_BODY && reader.more().await.unwrap_or(false) {}
+    // What cannot be read of an error does not make it another one, and another key may be waiting for its turn.
+    let read = async { while reader.len() <= MAX_ERROR_BODY && reader.more().await.unwrap_or(false) {} };
+    let _ = tokio::time::timeout(ERROR_BODY, read).await;
     let (bytes, _) = reader.into_parts();
     let gzip = headers.get(CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
     let body = if gzip { ErrorBody::parse(&gunzip(&bytes)) } else { ErrorBody::parse(&bytes) };
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let outcome = classify(status, seconds.map(Duration::from_secs), &body);
+    let outcome =
+        classify(status, seconds.map(|seconds: u64| Duration::from_secs(seconds.min(86_400))), &body);
     Box::new(Failed { outcome, status, body })
 }
 

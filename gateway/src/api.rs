@@ -46,6 +46,9 @@ const NATIVE_ONLY: [&str; 5] =
 pub(crate) fn way(uri: &Uri, headers: &HeaderMap) -> Option<Way> {
     let path = tidy(uri.path());
     let path = path.as_ref();
+    if path.split('/').any(is_dots) {
+        return None; // it would lead out of the API that it names
+    }
     let compat = |path: &str| Some(Way { surface: Surface::Compat, path: path.to_owned() });
     let native = |path: &str| Some(Way { surface: Surface::Native, path: path.to_owned() });
     if let Some(rest) = COMPAT.iter().find_map(|base| path.strip_prefix(base)) {
@@ -81,6 +84,11 @@ fn google_credential(uri: &Uri, headers: &HeaderMap) -> bool {
 
 pub(crate) fn is_bearer(value: &[u8]) -> bool {
     value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
+}
+
+/// `.` and `..`, plain or encoded.
+fn is_dots(segment: &str) -> bool {
+    segment.len() <= 6 && matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
 }
 
 /// Without the leading slash, doubled slashes, and the doubled version of a client whose base URL names one already.
@@ -133,7 +141,9 @@ mod tests {
         for (path, surface, rest) in table {
             assert_eq!(of(path, &[]), Some((surface, rest.to_owned())), "{path}");
         }
-        for nobodys in ["/", "/favicon.ico", "/modelsx", "/admin", "/v2/models"] {
+        for nobodys in
+            ["/", "/favicon.ico", "/modelsx", "/admin", "/v2/models", "/v1/a/../models", "/v1/%2e%2E/x"]
+        {
             assert_eq!(of(nobodys, &[]), None, "{nobodys}");
         }
     }

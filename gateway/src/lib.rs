@@ -87,6 +87,16 @@ struct Worker {
     number: usize,
 }
 
+impl Worker {
+    /// Waits; false if the process ends first.
+    async fn pause(&self, wait: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => true,
+            () = self.app.hard.cancelled() => false,
+        }
+    }
+}
+
 impl App {
     fn why_not_ready(&self) -> Option<&'static str> {
         if self.soft.is_cancelled() {

@@ -79,9 +79,15 @@ fn serve(sources: Sources, loaded: Loaded) -> ExitCode {
     }
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.map(|runtime| runtime.block_on(run(sources, loaded))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) | Err(error) => {
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(run(sources, loaded));
+        // A thread that waits for the reader of our output would wait for ever.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
             tracing::error!(%error, "the gateway cannot run");
             ExitCode::FAILURE
         }

@@ -19,6 +19,7 @@ use crate::error::Fault;
 use crate::live::Live;
 use crate::pool::Permit;
 use crate::relay::Relay;
+use crate::request::refuse;
 use crate::trail::Trail;
 use crate::{Worker, skim, upload, upstream};
 
@@ -58,10 +59,8 @@ pub(crate) async fn answer(
         let mut permit = match pool.acquire(&live, &course.lane, &want, course.again.take(), clock::now()) {
             Ok(permit) => permit,
             Err(refusal) => match course.refused(refusal, server.max_wait, &plan) {
-                Some(wait) => {
-                    tokio::time::sleep(wait).await;
-                    continue;
-                }
+                Some(wait) if worker.pause(wait).await => continue,
+                Some(_) => return refuse(&Fault::shutting_down(), call.surface, trail),
                 None => return course.give_up(worker, &call, &live, Some(refusal), trail),
             },
         };
@@ -79,7 +78,11 @@ pub(crate) async fn answer(
         match next {
             Next::GiveUp => return course.give_up(worker, &call, &live, None, trail),
             Next::AnotherKey => {}
-            Next::SameKey(wait) | Next::AnotherKeyAfter(wait) => tokio::time::sleep(wait).await,
+            Next::SameKey(wait) | Next::AnotherKeyAfter(wait) => {
+                if !worker.pause(wait).await {
+                    return refuse(&Fault::shutting_down(), call.surface, trail);
+                }
+            }
         }
     }
 }

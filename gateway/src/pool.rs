@@ -161,6 +161,7 @@ impl Pool {
                 self.close(subject, Blocked { cause: *cause, until, probe, decided: true });
                 if let Some(at) = probe {
                     self.on_gates(subject, |gate| gate.schedule_probe(at));
+                    self.generation.fetch_add(1, AcqRel);
                 }
             }
             Change::Cleared { subject, slow_start } => self.open(subject, *slow_start, now.mono),

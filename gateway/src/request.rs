@@ -68,7 +68,8 @@ pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Re
     }
 }
 
-fn refuse(fault: &Fault, surface: Surface, mut trail: Trail) -> Response {
+/// Answers with an error of our own.
+pub(crate) fn refuse(fault: &Fault, surface: Surface, mut trail: Trail) -> Response {
     trail.status = fault.status;
     let mut response = fault.respond(surface);
     pipeline::mark(response.headers_mut(), &trail);
@@ -98,7 +99,7 @@ async fn prepare(
     let (head, body) = request.into_parts();
     let peer = head.extensions.get::<Peer>().map(|peer| peer.0.ip());
     let query = head.uri.query().unwrap_or_default();
-    let caller = admit(worker, live, &head.headers, query, peer)?;
+    let caller = admit(worker, live, &way.path, &head.headers, query, peer)?;
     trail.client = caller.name.clone();
     let kind = match way.surface {
         Surface::Compat => api::openai::kind(&head.method, &way.path),
@@ -145,6 +146,7 @@ async fn prepare(
 fn admit(
     worker: &Worker,
     live: &Live,
+    path: &str,
     headers: &HeaderMap,
     query: &str,
     peer: Option<IpAddr>,
@@ -152,7 +154,9 @@ fn admit(
     let address = peer.map(|peer| client_address(&live.config.server.trusted_proxies, headers, peer));
     let continues_upload = || {
         let resource = upload::id(query).map(|id| Resource::new(upload::resource(id)));
-        resource.is_some_and(|name| worker.app.pool.owners.of(&[name], clock::mono()).is_some())
+        let continues = path.starts_with("upload/")
+            && headers.get("x-goog-upload-command").is_some_and(|command| command != "start");
+        continues && resource.is_some_and(|name| worker.app.pool.owners.of(&[name], clock::mono()).is_some())
     };
     let caller = match auth::caller(&live.config.server.clients, headers, query) {
         Some(caller) => caller,

@@ -17,8 +17,10 @@ use crate::App;
 const FLUSH: Duration = Duration::from_millis(500);
 /// How long to wait before asking again for a snapshot that did not come.
 const RESYNC: Duration = Duration::from_millis(200);
+/// How long the end of the process waits for the reader of the log.
+const LAST_FLUSH: Duration = Duration::from_secs(2);
 /// How often the lines of finished requests are written.
-const LOG_FLUSH: Duration = Duration::from_millis(200);
+const LOG_FLUSH: Duration = Duration::from_millis(50);
 
 /// Runs until `stop`; everything that was found is reported when it returns.
 pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
@@ -32,6 +34,7 @@ pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
     for timer in [&mut flush, &mut log_flush] {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     }
+    let mut writing: Option<tokio::task::JoinHandle<()>> = None;
     loop {
         if talk.rev.is_none() {
             tokio::select! {
@@ -52,12 +55,22 @@ pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
                 talk.app.pool.gather(&talk.app.pool.live());
                 talk.report();
             }
-            _ = log_flush.tick() => talk.app.log.flush(),
+            _ = log_flush.tick() => {
+                // On a thread of its own: the reader of our output may be slow. While it is, lines wait and then drop.
+                if writing.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                    let app = talk.app.clone();
+                    writing = Some(tokio::task::spawn_blocking(move || app.log.flush()));
+                }
+            }
         }
     }
     talk.app.pool.gather(&talk.app.pool.live());
     talk.report();
-    talk.app.log.flush();
+    let app = talk.app;
+    let last = tokio::task::spawn_blocking(move || app.log.flush());
+    if tokio::time::timeout(LAST_FLUSH, last).await.is_err() {
+        tracing::debug!("nobody reads the log");
+    }
 }
 
 struct Talk {

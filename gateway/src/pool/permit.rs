@@ -65,7 +65,11 @@ impl Permit {
         if self.egress().suspected.load(Relaxed) && self.egress().suspected.swap(false, AcqRel) {
             self.egress().suspects.lock().clear();
         }
-        let probes = std::mem::take(&mut self.probes).without(Probes::MODEL).without(Probes::EGRESS);
+        let probes = std::mem::take(&mut self.probes);
+        if probes.any() {
+            self.pool.generation.fetch_add(1, AcqRel);
+        }
+        let probes = probes.without(Probes::MODEL).without(Probes::EGRESS);
         self.lane.served.store(true, Relaxed);
         let ttfb_ms = u32::try_from(ttfb.as_millis()).unwrap_or(u32::MAX);
         if !probes.any() {
@@ -92,10 +96,10 @@ impl Permit {
         self.begun = None;
         let probes = std::mem::take(&mut self.probes);
         let draw = fastrand::u32(..);
-        let concerned = self.act_on(outcome, draw, now);
-        let left = probes.without(concerned);
-        if left.any() {
-            self.seat().return_probes(left, now.mono);
+        let concerned = self.act_on(outcome, probes, draw, now);
+        if probes.any() {
+            self.seat().return_probes(probes.without(concerned), now.mono);
+            // Settled or given back, the next probe is due at another time than seats that were met closed expect.
             self.pool.generation.fetch_add(1, AcqRel);
         }
         if outcome.scope == Scope::Client {
@@ -116,7 +120,7 @@ impl Permit {
     }
 
     /// Closes what the outcome closes; returns the gate that it was about.
-    fn act_on(&self, outcome: &Outcome, draw: u32, now: Now) -> Probes {
+    fn act_on(&self, outcome: &Outcome, probes: Probes, draw: u32, now: Now) -> Probes {
         let seat = self.seat();
         let policy = &self.live.breaker;
         let (key, project) = (&self.key().id, self.project());
@@ -129,7 +133,7 @@ impl Permit {
                 return Probes::MODEL;
             }
             Scope::Egress => {
-                self.blame_egress(outcome, now);
+                self.blame_egress(outcome, probes, now);
                 return Probes::EGRESS;
             }
             Scope::Key => (Subject::Key(key.clone()), Probes::KEY),
@@ -139,10 +143,11 @@ impl Permit {
             Scope::Bucket => (Subject::Bucket(project.clone(), self.bucket_model().clone()), Probes::BUCKET),
             Scope::Project | Scope::BillingAccount => (Subject::Project(project.clone()), Probes::PROJECT),
         };
-        // Something answered: model and way out are there, whatever they think of the key.
-        self.answered(now.mono);
+        // Somebody answered, so the way out is there. It was not the model: keys and quota are looked at before it.
         if outcome.cause == Cause::BareRateLimit {
-            self.blame_egress(outcome, now);
+            self.blame_egress(outcome, probes, now);
+        } else {
+            self.reached(now.mono);
         }
         // The coordinator knows how often it has struck, and prolongs this.
         if let Some(window) = block::window(outcome, 0, &self.live.blocks, now.utc, draw) {
@@ -164,20 +169,34 @@ impl Permit {
         if model {
             tracing::info!(model = %self.bucket_model(), "the model's breaker closes");
         }
-        if model | gates.egress.succeeded(policy, now) {
+        if model {
+            self.pool.generation.fetch_add(1, AcqRel);
+        }
+        self.reached(now);
+    }
+
+    /// The upstream was reached.
+    fn reached(&self, now: Mono) {
+        if self.seat().gates.egress.succeeded(&self.live.breaker, now) {
             self.pool.generation.fetch_add(1, AcqRel);
         }
     }
 
     /// Connect errors count one by one; refusals that a single project may also deserve count once several
     /// projects get them together.
-    fn blame_egress(&self, outcome: &Outcome, now: Now) {
+    fn blame_egress(&self, outcome: &Outcome, probes: Probes, now: Now) {
         let (egress, _) = &self.live.egresses[self.key().egress as usize];
         let state = self.egress();
         if matches!(outcome.cause, Cause::Connect | Cause::Reset | Cause::Timeout) {
             if state.breaker.failed(&self.live.breaker, now.mono) {
                 tracing::warn!(%egress, cause = outcome.cause.as_str(), "the way out fails: its breaker opens");
             }
+            return;
+        }
+        let rests_until = now.mono.plus(2 * self.live.breaker.recovery);
+        if probes.has(Probes::EGRESS) {
+            // It was tried whether this is over, and it is not.
+            state.breaker.trip(&self.live.breaker, rests_until);
             return;
         }
         let mut suspects = state.suspects.lock();
@@ -189,7 +208,7 @@ impl Permit {
         if suspects.len() >= SUSPECTS.min(self.live.projects.len()).max(2) {
             suspects.clear();
             tracing::warn!(%egress, cause = outcome.cause.as_str(), "several projects are refused together: the way out rests");
-            state.breaker.trip(&self.live.breaker, now.mono.plus(2 * self.live.breaker.recovery));
+            state.breaker.trip(&self.live.breaker, rests_until);
         }
     }
 }

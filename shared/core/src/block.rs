@@ -69,7 +69,7 @@ pub fn window(outcome: &Outcome, level: u32, policy: &Policy, now: Utc, draw: u3
     Some(match outcome.cause {
         Cause::PerMinute | Cause::InputTokensPerMinute => {
             let base = asked.filter(|d| !d.is_zero()).unwrap_or_else(|| doubled(SECOND, level, MINUTE));
-            let base = base.max(SECOND);
+            let base = base.clamp(SECOND, MINUTE_CAP);
             closed((base + SLACK + jitter(base, draw)).min(MINUTE_CAP))
         }
         Cause::PerDay => day_window(asked, level, now, draw),

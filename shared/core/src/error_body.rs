@@ -23,6 +23,8 @@ pub struct ErrorBody {
     pub limit_zero: bool,
     /// The longest delay that the error asks for, from `RetryInfo` or the message's finer figure.
     pub retry_delay: Option<Duration>,
+    /// The error says which fields of the request are wrong.
+    pub field_violations: bool,
     /// The body was a web page.
     pub html: bool,
     /// The error object, for a caller that wants its details.
@@ -83,6 +85,8 @@ impl ErrorBody {
         let kind = text(detail, "@type");
         if kind.ends_with("ErrorInfo") {
             text(detail, "reason").clone_into(&mut self.reason);
+        } else if kind.ends_with("BadRequest") {
+            self.field_violations = true;
         } else if kind.ends_with("RetryInfo") {
             self.retry_delay = self.retry_delay.max(seconds(text(detail, "retryDelay")));
         } else if kind.ends_with("QuotaFailure") {

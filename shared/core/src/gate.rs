@@ -76,8 +76,9 @@ impl Gate {
 
     /// Opens it.
     pub fn open(&self) {
-        self.closed_until.store(0, Release);
+        // In this order a `close` at the same time leaves it open, or closed with its probe; never closed without one.
         self.probe_at.store(u64::MAX, Release);
+        self.closed_until.store(0, Release);
     }
 
     /// Takes the probe that is due; true for one caller only.
@@ -116,11 +117,11 @@ pub struct Breaker {
 impl Breaker {
     /// Counts a success; true if it let traffic flow again.
     pub fn succeeded(&self, policy: &BreakerPolicy, now: Mono) -> bool {
-        if self.failures.load(Acquire) == 0 {
-            return false;
-        }
+        // The gate decides, not the count: a failure at the same time may have closed it behind a count of zero.
         if self.gate.passage(now) == Passage::Open {
-            self.failures.store(0, Release);
+            if self.failures.load(Acquire) != 0 {
+                self.failures.store(0, Release);
+            }
             return false;
         }
         if self.successes.fetch_add(1, AcqRel) + 1 < policy.successes {
@@ -162,6 +163,17 @@ mod tests {
 
     fn at(ms: u64) -> Mono {
         Mono::from_ms(ms)
+    }
+
+    #[test]
+    fn a_success_that_crosses_the_last_failure_does_not_lock_the_breaker() {
+        let breaker = Breaker::default();
+        breaker.trip(&POLICY, at(10));
+        breaker.failures.store(0, Release); // what the crossing success leaves behind
+        assert!(breaker.gate.take_probe(at(10)));
+        breaker.succeeded(&POLICY, at(11));
+        assert!(breaker.succeeded(&POLICY, at(12)));
+        assert_eq!(breaker.gate.passage(at(12)), Passage::Open);
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub struct Ledger {
     answered: HashMap<Model, [Option<(ProjectId, Mono)>; 2]>,
     owned: HashMap<Resource, (ProjectId, Utc)>,
     next_tick: Mono,
+    /// The median of the keys' latencies at the last tick.
+    median_ms: Option<f64>,
 }
 
 /// What one call of [`Ledger::apply`] gathers.
@@ -139,6 +141,7 @@ impl Ledger {
                 .map(|(resource, project, until)| (resource, (project, until)))
                 .collect(),
             next_tick: now.mono,
+            median_ms: None,
         };
         ledger.enrol(roster, &saved.health, now);
         ledger.forget_the_past(now);
@@ -159,7 +162,9 @@ impl Ledger {
             Event::Recheck(key) => step.probes.extend(self.keys.contains_key(&key).then_some(key)),
             Event::Scan => self.scan(now, &mut step),
             Event::Roster(roster) => {
-                self.enrol(roster, &BTreeMap::new(), now);
+                for subject in self.enrol(roster, &BTreeMap::new(), now) {
+                    step.changes.push(Change::Cleared { subject, slow_start: false });
+                }
                 step.save = true;
             }
             Event::Tick => {}
@@ -219,8 +224,9 @@ impl Ledger {
         effects
     }
 
-    /// Takes a roster over; keys that are known keep their state, those that are gone lose it.
-    fn enrol(&mut self, roster: Roster, saved: &BTreeMap<KeyId, (f64, f64)>, now: Now) {
+    /// Takes a roster over; keys that are known keep their state. Those that are gone lose it: what was blocked for
+    /// them is returned.
+    fn enrol(&mut self, roster: Roster, saved: &BTreeMap<KeyId, (f64, f64)>, now: Now) -> Vec<Subject> {
         let mut old = std::mem::take(&mut self.keys);
         for (key, project) in &roster.keys {
             let state = old.remove(key).unwrap_or_else(|| {
@@ -240,10 +246,11 @@ impl Ledger {
         }
         self.roster = roster;
         let projects: std::collections::HashSet<_> = self.keys.values().map(|state| &state.project).collect();
-        self.blocks.retain(|subject, _| match subject {
-            Subject::Key(key) | Subject::KeyModel(key, _) => self.keys.contains_key(key),
-            Subject::Bucket(project, _) | Subject::Project(project) => projects.contains(project),
+        let gone = self.blocks.extract_if(|subject, _| match subject {
+            Subject::Key(key) | Subject::KeyModel(key, _) => !self.keys.contains_key(key),
+            Subject::Bucket(project, _) | Subject::Project(project) => !projects.contains(project),
         });
+        gone.map(|(subject, _)| subject).collect()
     }
 
     fn record(&mut self, record: Record, now: Now, step: &mut Step) {
@@ -342,14 +349,16 @@ impl Ledger {
         let policy = self.roster.policy;
         let Some(state) = self.keys.get_mut(key) else { return };
         state.health.failed(weight, now.mono);
-        if outcome.scope != Scope::Bucket {
+        // Only what is the key's own fault takes it out. An overload that strikes some of all calls strikes every key
+        // a few times in a row.
+        if outcome.scope == Scope::Key {
             state.failures_in_a_row += 1;
         }
         let blocked = state.failures_in_a_row >= policy.max_failures;
         if blocked {
             state.failures_in_a_row = 0;
         }
-        score(key, state, None, now, step);
+        score(key, state, self.median_ms, now, step);
         if blocked {
             let subject = Subject::Key(key.clone());
             let level = self.next_level(&subject, true, now);
@@ -372,6 +381,11 @@ impl Ledger {
         let found = Block::begin(outcome.cause, window, level, now.utc);
         let old = self.blocks.get(&subject).filter(|block| block.holds(now)).copied();
         let block = match old {
+            // A probe that meets another, shorter limit shows that the long one is over.
+            Some(old) if anew && found.cause != old.cause && found.until < old.until => {
+                step.changes.push(Change::Cleared { subject: subject.clone(), slow_start: false });
+                found
+            }
             // A failed probe settles when the next one is due; anything else can only prolong.
             Some(old) if anew => Block { until: old.until.max(found.until), since: old.since, ..found },
             Some(old) => old.extend(found),
@@ -450,8 +464,10 @@ impl Ledger {
             let model = Model::new("");
             self.failed(key, &model, &outcome, draw, false, now, step);
         }
+        let says_something = outcome.scope != Scope::Model && outcome.scope != Scope::Egress;
         if let Some(state) = self.keys.get_mut(key) {
-            state.probe_due = now.mono.plus(block::recheck_after(state.failed_probes));
+            let wait = if says_something { block::recheck_after(state.failed_probes) } else { PROBE_RETRY };
+            state.probe_due = now.mono.plus(wait);
         }
     }
 
@@ -492,9 +508,9 @@ impl Ledger {
         let mut latencies: Vec<f64> =
             self.keys.values().filter_map(|state| state.health.latency_ms()).collect();
         latencies.sort_by(f64::total_cmp);
-        let median = latencies.get(latencies.len() / 2).copied();
+        self.median_ms = latencies.get(latencies.len() / 2).copied();
         for (key, state) in &mut self.keys {
-            score(key, state, median, now, step);
+            score(key, state, self.median_ms, now, step);
         }
     }
 }

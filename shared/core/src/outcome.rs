@@ -237,13 +237,25 @@ fn bad_request(body: &ErrorBody) -> Cause {
             return Cause::Billing;
         }
     }
+    // From here on only the message is left to go by, and messages quote the request.
+    if body.field_violations || !body.reason.is_empty() || body.message.starts_with("Invalid JSON payload") {
+        return Cause::BadRequest;
+    }
     // The compat surface refuses some kinds of key by complaining about the header that carried it.
-    let refused = ["multiple authentication credentials", "authorization header"];
-    if body.reason.is_empty() && refused.iter().any(|text| body.mentions(text)) {
+    let refused = [
+        "Multiple authentication credentials received. Please pass only one.",
+        "Missing or invalid Authorization header.",
+        "Invalid Authorization header.",
+    ];
+    if refused.contains(&body.message.as_str()) {
         return Cause::CredentialRejected;
     }
-    let whose = ["api key", "this key", "your project", "this project"];
-    if body.mentions("not available") && whose.iter().any(|text| body.mentions(text)) {
+    let ends = [
+        "is not available for this API key.",
+        "is not available for your project.",
+        "is not available for this project.",
+    ];
+    if body.message.len() < 200 && ends.iter().any(|end| body.message.ends_with(end)) {
         return Cause::ModelNotAvailable;
     }
     Cause::BadRequest
@@ -335,6 +347,26 @@ mod tests {
                 Cause::BadRequest,
             ),
             (400, google(400, "INVALID_ARGUMENT", "you wrote: API key not valid", ""), Cause::BadRequest),
+            (
+                400,
+                google(
+                    400,
+                    "INVALID_ARGUMENT",
+                    "Unknown name \\\"Invalid Authorization header.\\\": Cannot find field.",
+                    "",
+                ),
+                Cause::BadRequest,
+            ),
+            (
+                400,
+                google(
+                    400,
+                    "INVALID_ARGUMENT",
+                    "x is not available for this API key.",
+                    r#"{"@type":"type.googleapis.com/google.rpc.BadRequest"}"#,
+                ),
+                Cause::BadRequest,
+            ),
             (
                 400,
                 google(400, "FAILED_PRECONDITION", "User location is not supported for the API use.", ""),

@@ -21,8 +21,10 @@ use crate::time::Mono;
 pub const FULL_SHARE: u32 = 0xFFFF;
 /// A seat that comes back gets its full share only after this time.
 const SLOW_START: Duration = Duration::from_secs(30);
-/// How many seats may be passed over for their weight before the first of them is taken after all.
-const MAX_PASSED_OVER: u32 = 8;
+/// How many seats may be passed over for their weight before the heaviest of them is taken after all.
+const MAX_PASSED_OVER: u32 = 256;
+/// What is left of the weight of a key with the poorest score: enough to see whether it does better.
+const LEAST_SHARE: u32 = 64;
 
 /// What the health of one key does to its weight; shared by all its seats.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl Dial {
 
     /// `share` as health and slow start leave it.
     fn weigh(&self, share: u32, now: Mono) -> u32 {
-        let scored = share * u32::from(self.score.load(Acquire)) / 10;
+        let scored = (share * u32::from(self.score.load(Acquire)) / 10).max(share / LEAST_SHARE);
         let recovered = self.recovered_at.load(Acquire);
         let full = u64::try_from(SLOW_START.as_millis()).unwrap_or(u64::MAX);
         let elapsed = now.as_ms().saturating_sub(recovered);
@@ -307,7 +309,17 @@ impl Lane {
                 return Ok(Pick { seat: &seats[index], index: tier.seats.start + index, probes });
             }
         }
-        Err(self.refusal(want, now))
+        self.last_resort(want, now).ok_or_else(|| self.refusal(want, now))
+    }
+
+    /// Looks at every seat before refusing, which does as much anyway: another thread may be putting seats back just
+    /// now, and the times at which seats were expected back may have changed.
+    fn last_resort(&self, want: &Want<'_>, now: Mono) -> Option<Pick<'_>> {
+        let usable = |seat: &Seat| {
+            want.project.is_none_or(|project| project == seat.project) && !want.tried.contains(&seat.key)
+        };
+        let mut seats = self.seats.iter().enumerate().filter(|(_, seat)| usable(seat));
+        seats.find_map(|(index, seat)| seat.admit(now).map(|probes| Pick { seat, index, probes }))
     }
 
     fn refusal(&self, want: &Want<'_>, now: Mono) -> NoKey {
@@ -400,18 +412,21 @@ impl Tier {
     }
 
     fn take_turns(&self, seats: &[Seat], want: &Want<'_>, now: Mono) -> Option<(usize, Probes)> {
-        let mut passed_over = None;
+        let mut passed_over: Option<(u32, usize)> = None;
         let mut passed = 0;
-        for _ in 0..seats.len() * 2 {
+        for _ in 0..(seats.len() * 2).max(MAX_PASSED_OVER as usize) {
             let (index, round) = self.advance()?;
             let seat = &seats[index];
             if want.tried.contains(&seat.key) {
                 continue;
             }
-            // Golden-ratio steps spread the rounds in which a light seat sits out evenly.
-            let threshold = u32::try_from(round.wrapping_mul(40_503) & 0xFFFF).unwrap_or_default();
-            if seat.dial.weigh(seat.share, now) < threshold {
-                passed_over = passed_over.or(Some(index));
+            // Golden-ratio steps spread the rounds in which a light seat sits out evenly; each seat has its own phase,
+            // so that light ones do not all sit out together.
+            let phase = round.wrapping_mul(40_503).wrapping_add((index as u64).wrapping_mul(25_173));
+            let threshold = u32::try_from(phase & 0xFFFF).unwrap_or_default();
+            let weight = seat.dial.weigh(seat.share, now);
+            if weight < threshold {
+                passed_over = passed_over.max(Some((weight, index)));
                 passed += 1;
                 if passed < MAX_PASSED_OVER {
                     continue;
@@ -424,7 +439,7 @@ impl Tier {
             }
         }
         // Never an empty pool by score alone.
-        let light = passed_over.filter(|index| !want.tried.contains(&seats[*index].key))?;
+        let (_, light) = passed_over?;
         seats[light].admit(now).map(|probes| (light, probes))
     }
 }

@@ -57,8 +57,8 @@ pub fn init(format: LogFormat) -> Result<(), LogError> {
     done.map_err(|_| LogError::Twice)
 }
 
-/// Lines are handed to the system in pieces of this size.
-const FLUSH_BYTES: usize = 16 << 10;
+/// What the buffers keep between two flushes.
+const BUFFER_BYTES: usize = 32 << 10;
 
 /// What waits while the reader of our output is slow. Above it lines are dropped and counted: a log must not hold up
 /// requests, and memory must not hold the log.
@@ -79,21 +79,21 @@ struct Out {
 }
 
 impl AccessLog {
-    /// To standard output: line by line on a terminal, else in pieces. Then somebody must call [`Self::flush`]
-    /// regularly, so that the last lines do not wait for the next ones.
+    /// To standard output: line by line on a terminal, else whenever somebody calls [`Self::flush`], which may
+    /// have to wait for the reader.
     pub fn stdout() -> Self {
         Self::new(Box::new(io::stdout()), io::stdout().is_terminal())
     }
 
     fn new(writer: Box<dyn Write + Send>, at_once: bool) -> Self {
-        let out = Out { writer, spare: Vec::with_capacity(2 * FLUSH_BYTES) };
-        let lines = Vec::with_capacity(2 * FLUSH_BYTES);
+        let out = Out { writer, spare: Vec::with_capacity(BUFFER_BYTES) };
+        let lines = Vec::with_capacity(BUFFER_BYTES);
         Self { lines: Mutex::new(lines), out: Mutex::new(out), dropped: AtomicU64::new(0), at_once }
     }
 
     /// Takes one line; the line break is added.
     pub fn write(&self, line: &[u8]) {
-        let full = {
+        let at_once = {
             let mut lines = self.lines.lock();
             if lines.len() + line.len() >= MAX_BYTES {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -101,9 +101,9 @@ impl AccessLog {
             }
             lines.extend_from_slice(line);
             lines.push(b'\n');
-            self.at_once || lines.len() > FLUSH_BYTES
+            self.at_once
         };
-        if full {
+        if at_once {
             self.hand_over();
         }
     }
@@ -137,7 +137,7 @@ impl AccessLog {
             self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
         }
         spare.clear();
-        spare.shrink_to(2 * FLUSH_BYTES);
+        spare.shrink_to(BUFFER_BYTES);
     }
 }
 
@@ -176,21 +176,18 @@ mod tests {
     }
 
     #[test]
-    fn lines_go_out_in_pieces_of_16_kib_and_on_flush() {
+    fn lines_go_out_together_on_flush() {
         let writes = Writes::default();
         let log = AccessLog::new(Box::new(writes.clone()), false);
         let line = [b'x'; 999];
-        for _ in 0..16 {
+        for _ in 0..100 {
             log.write(&line);
         }
-        assert!(writes.0.lock().is_empty(), "16,000 bytes wait");
-        log.write(&line);
-        assert_eq!(writes.0.lock().iter().map(Vec::len).collect::<Vec<_>>(), [17_000]);
-        log.write(b"last");
+        assert!(writes.0.lock().is_empty(), "whoever writes a line does not wait for its reader");
         log.flush();
-        assert_eq!(writes.0.lock()[1], b"last\n");
+        assert_eq!(writes.0.lock().iter().map(Vec::len).collect::<Vec<_>>(), [100_000]);
         log.flush();
-        assert_eq!(writes.0.lock().len(), 2, "nothing to write is not written");
+        assert_eq!(writes.0.lock().len(), 1, "nothing to write is not written");
     }
 
     #[test]
@@ -233,7 +230,10 @@ mod tests {
         let log = Arc::new(AccessLog::new(Box::new(Stuck(say_stuck, go)), false));
         let victim = std::thread::spawn({
             let log = Arc::clone(&log);
-            move || log.write(&[b'x'; FLUSH_BYTES])
+            move || {
+                log.write(b"x");
+                log.flush();
+            }
         });
         stuck.recv().unwrap();
         for _ in 0..2 * MAX_BYTES / 1000 {

@@ -168,15 +168,46 @@ fn server_errors_cost_a_key_only_while_others_are_served() {
     world.fails("a1", Cause::Overloaded);
     assert_eq!(world.scores[&KeyId::new("a1")], 8);
     (0..9).for_each(|_| world.fails("a1", Cause::Overloaded));
-    assert!(world.blocked.is_empty(), "nobody has been served since: it may be a storm that begins");
-    for _ in 0..2 {
+    assert_eq!(
+        world.scores[&KeyId::new("a1")],
+        8,
+        "nobody has been served since: it may be a storm that begins"
+    );
+    for _ in 0..20 {
         world.ms += 1;
         world.answers("b1", false);
         world.fails("a1", Cause::Overloaded);
     }
+    assert!(world.scores[&KeyId::new("a1")] < 3 && world.blocked.is_empty(), "a poor score, but no block");
+}
+
+#[test]
+fn a_key_that_fails_by_its_own_fault_rests_until_a_probe_succeeds() {
+    let mut world = world();
+    (0..2).for_each(|_| world.fails("a1", Cause::CredentialRejected));
+    assert!(world.blocked.is_empty());
+    world.fails("a1", Cause::CredentialRejected);
     assert_eq!(world.blocked[&key("a1")].map(|(_, ttl)| ttl), Some(None), "out until its probe");
     world.answers("a1", true);
     assert_eq!(world.blocked[&key("a1")], None);
+}
+
+#[test]
+fn a_probe_that_meets_the_minute_shows_that_the_day_is_back() {
+    let mut world = world();
+    world.fails("a1", Cause::PerDay);
+    world.fails_as("a1", Cause::PerMinute.outcome(), true);
+    assert!(world.ttl(&bucket("a")).is_some_and(|ttl| ttl < 65_000), "{:?}", world.blocked);
+}
+
+#[test]
+fn a_key_that_is_taken_out_leaves_no_block_behind() {
+    let mut world = world();
+    world.fails("b1", Cause::InvalidKey);
+    let mut fewer = roster();
+    fewer.keys.retain(|(key, _)| key.as_str() != "b1");
+    world.apply(Event::Roster(fewer));
+    assert_eq!(world.blocked[&key("b1")], None);
 }
 
 #[test]

@@ -84,6 +84,34 @@ fn weights_and_scores_hold_over_the_rounds() {
 }
 
 #[test]
+fn one_heavy_key_and_fifty_light_ones_get_what_they_weigh() {
+    let pool = pool_of(51, |key| if key == 0 { FULL_SHARE } else { FULL_SHARE / 50 });
+    let heavy = pool.picks(10_000, 1).iter().filter(|key| **key == 0).count();
+    assert!((4_800..5_200).contains(&heavy), "{heavy}");
+}
+
+#[test]
+fn keys_that_are_all_poor_still_take_turns() {
+    for score in [0, 1, 3] {
+        let pool = pool(4);
+        (0..4).for_each(|key| pool.seat(key).dial.set_score(Score::from_tenths(score)));
+        let picks = pool.picks(1_000, 1);
+        for key in 0..4 {
+            let share = picks.iter().filter(|k| **k == key).count();
+            assert!((200..300).contains(&share), "key {key} with score {score}: {share}");
+        }
+    }
+}
+
+#[test]
+fn one_good_key_among_poor_ones_gets_most() {
+    let pool = pool(50);
+    (1..50).for_each(|key| pool.seat(key).dial.set_score(Score::from_tenths(0)));
+    let good = pool.picks(1_000, 1).iter().filter(|key| **key == 0).count();
+    assert!((500..650).contains(&good), "1 against 49 / 64: {good}");
+}
+
+#[test]
 fn a_poor_score_never_empties_the_pool() {
     let pool = pool(2);
     (0..2).for_each(|key| pool.seat(key).dial.set_score(Score::from_tenths(0)));
@@ -112,6 +140,18 @@ fn a_probe_is_one_request() {
     assert_eq!(pool.pick(500), None, "one only");
     pick.seat.return_probes(pick.probes, Mono::from_ms(600));
     assert!(pool.lane.select(&want, 1, Mono::from_ms(600)).is_ok(), "given back");
+}
+
+#[test]
+fn a_probe_that_failed_is_due_again_when_its_gate_says_so() {
+    let pool = pool(2);
+    let policy = crate::gate::BreakerPolicy { failures: 1, successes: 1, recovery: Duration::from_secs(2) };
+    pool.model.failed(&policy, Mono::from_ms(0));
+    assert!(pool.pick(2_000).is_some(), "the probe");
+    assert_eq!(pool.pick(2_000), None, "others wait, and note that the probe is out");
+    pool.model.failed(&policy, Mono::from_ms(2_500));
+    assert_eq!(pool.pick(4_499), None);
+    assert!(pool.pick(4_500).is_some(), "two seconds after the failed probe");
 }
 
 #[test]
