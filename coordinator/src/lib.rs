@@ -8,10 +8,10 @@ mod probe;
 
 use std::sync::Arc;
 
-use keyfleet_core::ledger::Roster;
+use keyfleet_core::ledger::{Member, Roster};
 use keyfleet_fabric::file::StateFile;
 use keyfleet_fabric::local::CoordinatorEnd;
-use keyfleet_service::config::Config;
+use keyfleet_service::config::{Config, fingerprint};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,13 @@ fn roster(config: &Config) -> Roster {
     let keys = config.groups.iter().flat_map(|group| &group.keys);
     let projects = config.projects.iter();
     Roster {
-        keys: keys.map(|key| (key.id.clone(), key.project.clone())).collect(),
+        keys: keys
+            .map(|key| Member {
+                key: key.id.clone(),
+                project: key.project.clone(),
+                fingerprint: fingerprint(key.secret.expose()),
+            })
+            .collect(),
         billing_accounts: projects
             .filter_map(|(id, project)| Some((id.clone(), project.billing_account.clone()?)))
             .collect(),

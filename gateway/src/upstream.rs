@@ -1,6 +1,12 @@
 //! The HTTP client: builds one request, sends it once, times out. It knows no policy.
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use axum::body::Body;
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use keyfleet_core::id::Model;
@@ -87,9 +93,23 @@ pub(crate) async fn send(
         tracing::error!(%error, "no HTTP client can be made for this way out");
         Cause::Connect
     })?;
-    let request = request(permit, call, model).ok_or(Cause::BadRequest)?;
-    match tokio::time::timeout_at(clock::instant(deadline), client.execute(request)).await {
+    let upload = Arc::new(Upload::default());
+    let request = request(permit, call, model, &upload).ok_or(Cause::BadRequest)?;
+    let patience = permit.live.config.server.request_timeout;
+    let sent = async {
+        let mut sent = pin!(client.execute(request));
+        loop {
+            // While a body is being sent, the time for the first byte has not begun.
+            let until = deadline.max(upload.last_sent().plus(patience));
+            match tokio::time::timeout_at(clock::instant(until), sent.as_mut()).await {
+                Err(_) if upload.last_sent().plus(patience) > until => {}
+                ended => return ended,
+            }
+        }
+    };
+    match sent.await {
         Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) if upload.broken.load(Relaxed) => Err(Cause::BadRequest),
         Ok(Err(error)) if error.is_connect() => Err(Cause::Connect),
         Ok(Err(error)) if error.is_timeout() => Err(Cause::Timeout),
         Ok(Err(error)) if error.is_builder() => Err(Cause::BadRequest),
@@ -98,7 +118,33 @@ pub(crate) async fn send(
     }
 }
 
-fn request(permit: &Permit, call: &mut Call, model: &Model) -> Option<reqwest::Request> {
+/// A body on its way up: when it last moved, and whether the client broke it off.
+#[derive(Default)]
+struct Upload {
+    sent_at: AtomicU64,
+    broken: AtomicBool,
+}
+
+impl Upload {
+    fn last_sent(&self) -> Mono {
+        Mono::from_ms(self.sent_at.load(Relaxed))
+    }
+
+    /// Passes a body on and watches it.
+    fn watch(self: Arc<Self>, body: Body) -> reqwest::Body {
+        reqwest::Body::wrap_stream(body.into_data_stream().inspect(move |piece| {
+            self.sent_at.store(clock::mono().as_ms(), Relaxed);
+            self.broken.fetch_or(piece.is_err(), Relaxed);
+        }))
+    }
+}
+
+fn request(
+    permit: &Permit,
+    call: &mut Call,
+    model: &Model,
+    upload: &Arc<Upload>,
+) -> Option<reqwest::Request> {
     let key = permit.key();
     let group = &permit.live.groups[key.group as usize];
     let upstream = permit.live.upstream_model(key.group as usize, model);
@@ -119,7 +165,7 @@ fn request(permit: &Permit, call: &mut Call, model: &Model) -> Option<reqwest::R
         Payload::Held(body, _) => {
             Some(edited(body, &call.model_at, renamed, call.top_p_at.zip(top_p)).into())
         }
-        Payload::Stream(body) => Some(reqwest::Body::wrap_stream(body.take()?.into_data_stream())),
+        Payload::Stream(body) => Some(upload.clone().watch(body.take()?)),
     };
     Some(request)
 }

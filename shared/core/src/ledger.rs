@@ -32,12 +32,23 @@ pub const MAX_ENTRIES: usize = 100_000;
 /// The keys of a deployment and the operator's choices.
 #[derive(Debug, Clone)]
 pub struct Roster {
-    /// Every key with its project.
-    pub keys: Vec<(KeyId, ProjectId)>,
+    /// Every key.
+    pub keys: Vec<Member>,
     /// Projects that run dry together.
     pub billing_accounts: HashMap<ProjectId, String>,
     /// What the operator chose.
     pub policy: Policy,
+}
+
+/// One key of a roster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, which the operator may have chosen.
+    pub key: KeyId,
+    /// Its project.
+    pub project: ProjectId,
+    /// What tells one secret from another without being it: a name whose secret was replaced starts afresh.
+    pub fingerprint: KeyId,
 }
 
 /// What happens to the ledger.
@@ -86,6 +97,9 @@ pub struct Saved {
     pub blocks: Vec<(Subject, Block)>,
     /// Successes and failures that count for a key.
     pub health: BTreeMap<KeyId, (f64, f64)>,
+    /// The fingerprint of the secret behind each key that is blocked.
+    #[serde(default)]
+    pub fingerprints: BTreeMap<KeyId, KeyId>,
     /// Owners of resources, and until when.
     pub owned: Vec<(Resource, ProjectId, Utc)>,
 }
@@ -93,6 +107,7 @@ pub struct Saved {
 #[derive(Debug)]
 struct KeyState {
     project: ProjectId,
+    fingerprint: KeyId,
     health: Health,
     score: Score,
     failures_in_a_row: u32,
@@ -126,6 +141,22 @@ struct Step {
     save: bool,
 }
 
+impl KeyState {
+    fn new(project: ProjectId, fingerprint: KeyId, health: Health, now: Now) -> Self {
+        Self {
+            project,
+            fingerprint,
+            health,
+            score: Score::PERFECT,
+            failures_in_a_row: 0,
+            failed_at: None,
+            seen_working: None,
+            probe_due: now.mono,
+            failed_probes: 0,
+        }
+    }
+}
+
 impl Ledger {
     /// A ledger for a roster, with what an earlier one saved.
     pub fn new(roster: Roster, saved: Saved, now: Now) -> Self {
@@ -143,7 +174,7 @@ impl Ledger {
             next_tick: now.mono,
             median_ms: None,
         };
-        ledger.enrol(roster, &saved.health, now);
+        ledger.enrol(roster, &saved.health, &saved.fingerprints, now);
         ledger.forget_the_past(now);
         ledger.keep_appointments(now);
         ledger
@@ -162,7 +193,7 @@ impl Ledger {
             Event::Recheck(key) => step.probes.extend(self.keys.contains_key(&key).then_some(key)),
             Event::Scan => self.scan(now, &mut step),
             Event::Roster(roster) => {
-                for subject in self.enrol(roster, &BTreeMap::new(), now) {
+                for subject in self.enrol(roster, &BTreeMap::new(), &BTreeMap::new(), now) {
                     step.changes.push(Change::Cleared { subject, slow_start: false });
                 }
                 step.save = true;
@@ -207,7 +238,15 @@ impl Ledger {
         owned.sort();
         let health = self.keys.iter().map(|(key, state)| (key.clone(), state.health.counts(now.mono)));
         let health = health.filter(|(_, (_, failures))| *failures > 0.01).collect();
-        Saved { at: now.utc, rev: self.rev, blocks, health, owned }
+        let blocked = |key: &KeyId| {
+            let is_key =
+                |subject: &Subject| matches!(subject, Subject::Key(k) | Subject::KeyModel(k, _) if k == key);
+            blocks.iter().any(|(subject, _)| is_key(subject))
+        };
+        let fingerprints = self.keys.iter().filter(|(key, _)| blocked(key));
+        let fingerprints =
+            fingerprints.map(|(key, state)| (key.clone(), state.fingerprint.clone())).collect();
+        Saved { at: now.utc, rev: self.rev, blocks, health, fingerprints, owned }
     }
 
     fn finish(&mut self, step: Step) -> Vec<Effect> {
@@ -224,30 +263,41 @@ impl Ledger {
         effects
     }
 
-    /// Takes a roster over; keys that are known keep their state. Those that are gone lose it: what was blocked for
-    /// them is returned.
-    fn enrol(&mut self, roster: Roster, saved: &BTreeMap<KeyId, (f64, f64)>, now: Now) -> Vec<Subject> {
+    /// Takes a roster over; keys that are known keep their state. Those that are gone, or have another secret, lose
+    /// it: what was blocked for them is returned.
+    fn enrol(
+        &mut self,
+        roster: Roster,
+        health: &BTreeMap<KeyId, (f64, f64)>,
+        fingerprints: &BTreeMap<KeyId, KeyId>,
+        now: Now,
+    ) -> Vec<Subject> {
         let mut old = std::mem::take(&mut self.keys);
-        for (key, project) in &roster.keys {
-            let state = old.remove(key).unwrap_or_else(|| {
-                let (successes, failures) = saved.get(key).copied().unwrap_or_default();
-                KeyState {
-                    project: project.clone(),
-                    health: Health::restore(successes, failures, now.mono),
-                    score: Score::PERFECT,
-                    failures_in_a_row: 0,
-                    failed_at: None,
-                    seen_working: None,
-                    probe_due: now.mono,
-                    failed_probes: 0,
-                }
+        let mut replaced = std::collections::HashSet::new();
+        for Member { key, project, fingerprint } in &roster.keys {
+            let known = old.remove(key);
+            let before = known.as_ref().map(|state| &state.fingerprint).or_else(|| fingerprints.get(key));
+            let is_same = before.is_none_or(|before| before == fingerprint);
+            if !is_same {
+                replaced.insert(key.clone());
+            }
+            let state = known.filter(|_| is_same).unwrap_or_else(|| {
+                let (successes, failures) = health.get(key).copied().filter(|_| is_same).unwrap_or_default();
+                KeyState::new(
+                    project.clone(),
+                    fingerprint.clone(),
+                    Health::restore(successes, failures, now.mono),
+                    now,
+                )
             });
             self.keys.insert(key.clone(), KeyState { project: project.clone(), ..state });
         }
         self.roster = roster;
         let projects: std::collections::HashSet<_> = self.keys.values().map(|state| &state.project).collect();
         let gone = self.blocks.extract_if(|subject, _| match subject {
-            Subject::Key(key) | Subject::KeyModel(key, _) => !self.keys.contains_key(key),
+            Subject::Key(key) | Subject::KeyModel(key, _) => {
+                !self.keys.contains_key(key) || replaced.contains(key)
+            }
             Subject::Bucket(project, _) | Subject::Project(project) => !projects.contains(project),
         });
         gone.map(|(subject, _)| subject).collect()

@@ -74,12 +74,12 @@ pub(crate) fn shape(
             }
         }
         Action::TruncateAt { bytes } => truncate(reply, *bytes),
-        Action::ErrorEvent { after_chunks, family, wrapped } => {
+        Action::ErrorEvent { after_chunks, family, wrapped } if !reply.sized => {
             let text = inline(*family, of, *wrapped, chance);
             let end = if surface == Surface::Compat { "\n\n" } else { "\r\n\r\n" };
             replace_tail(reply, *after_chunks, format!("data: {text}{end}"));
         }
-        Action::RawTail { after_chunks, family } => {
+        Action::RawTail { after_chunks, family } if !reply.sized => {
             let failure = family.failure(of, chance);
             let wrap = if surface == Surface::Compat { Dialect::Array } else { Dialect::Object };
             let text = String::from_utf8_lossy(&failure.render(wrap)).into_owned();

@@ -154,7 +154,7 @@ pub enum Action {
         /// How many.
         bytes: usize,
     },
-    /// An error as an event, and the end.
+    /// An error as an event of a streamed answer, and the end.
     ErrorEvent {
         /// Chunks that come before.
         after_chunks: usize,
@@ -164,7 +164,7 @@ pub enum Action {
         #[serde(default)]
         wrapped: bool,
     },
-    /// An error that is no event: bare JSON after some chunks, and the end.
+    /// An error that is no event: bare JSON after some chunks of a streamed answer, and the end.
     RawTail {
         /// Chunks that come before.
         after_chunks: usize,

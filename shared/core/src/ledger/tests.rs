@@ -15,7 +15,13 @@ struct World {
 fn roster() -> Roster {
     let keys = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("c1", "c")];
     Roster {
-        keys: keys.map(|(key, project)| (KeyId::new(key), ProjectId::new(project))).to_vec(),
+        keys: keys
+            .map(|(key, project)| Member {
+                key: KeyId::new(key),
+                project: ProjectId::new(project),
+                fingerprint: KeyId::new(format!("secret of {key}")),
+            })
+            .to_vec(),
         billing_accounts: [("a", "bill"), ("b", "bill"), ("c", "other")]
             .map(|(project, account)| (ProjectId::new(project), account.to_owned()))
             .into(),
@@ -201,11 +207,25 @@ fn a_probe_that_meets_the_minute_shows_that_the_day_is_back() {
 }
 
 #[test]
+fn a_name_with_another_secret_starts_afresh() {
+    let mut other = roster();
+    other.keys[0].fingerprint = KeyId::new("another secret");
+    let mut world = world();
+    world.fails("a1", Cause::InvalidKey);
+    let saved = world.ledger.save(now(0));
+    world.apply(Event::Roster(other.clone()));
+    assert_eq!(world.blocked[&key("a1")], None, "at a reload");
+    let restarted = Ledger::new(other, saved, now(0));
+    let blocked = |change: &Change| matches!(change, Change::Blocked { .. });
+    assert!(!restarted.snapshot(now(0)).changes.iter().any(blocked), "at a restart");
+}
+
+#[test]
 fn a_key_that_is_taken_out_leaves_no_block_behind() {
     let mut world = world();
     world.fails("b1", Cause::InvalidKey);
     let mut fewer = roster();
-    fewer.keys.retain(|(key, _)| key.as_str() != "b1");
+    fewer.keys.retain(|member| member.key.as_str() != "b1");
     world.apply(Event::Roster(fewer));
     assert_eq!(world.blocked[&key("b1")], None);
 }
@@ -299,7 +319,7 @@ fn a_new_roster_keeps_what_it_still_names() {
     world.fails("a1", Cause::InvalidKey);
     world.fails("b1", Cause::InvalidKey);
     let mut fewer = roster();
-    fewer.keys.retain(|(key, _)| key.as_str() != "b1");
+    fewer.keys.retain(|member| member.key.as_str() != "b1");
     world.apply(Event::Roster(fewer));
     let mut changes = world.ledger.snapshot(now(0)).changes;
     changes.retain(|change| matches!(change, Change::Blocked { .. }));
