@@ -1,7 +1,7 @@
 //! A configuration made ready for the hot path: tables instead of names, header values instead of secrets.
 //!
 //! A request holds one [`Live`] from beginning to end, so a reload never changes the ground under it. What a key
-//! or a model has been through is not in here but in the pool, and survives.
+//! has been through is not in here but in the pool, and survives.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};

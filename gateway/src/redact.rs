@@ -1,5 +1,5 @@
-//! Upstream errors may quote the key that was used. Before any of them is shown, every configured secret and
-//! everything that looks like a Google key is blotted out.
+//! Upstream errors may quote the key that was used. Before any of them is shown, every configured upstream
+//! key and everything that looks like a Google key is blotted out.
 
 use crate::live::Live;
 

@@ -75,7 +75,7 @@ impl Trail {
 
     /// Events of this request are not those of a model's answer, whose end is known.
     pub(crate) fn is_opaque_stream(&self) -> bool {
-        self.path.contains("interactions") || self.path.contains("responses")
+        self.path.starts_with("responses")
     }
 
     /// The answer had begun when this went wrong.

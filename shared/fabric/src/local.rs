@@ -64,11 +64,14 @@ pub fn fabric() -> (GatewayEnd, CoordinatorEnd) {
 impl GatewayEnd {
     /// Hands a report over; gives it back if there is no room.
     pub fn report(&self, report: Report) -> Result<(), (Unreachable, Report)> {
-        self.requests.try_send(Request::Report(report)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(Request::Report(report)) => (Unreachable::Full, report),
-            mpsc::error::TrySendError::Closed(Request::Report(report)) => (Unreachable::Gone, report),
-            _ => unreachable!("what comes back is what was sent"),
-        })
+        match self.requests.try_reserve() {
+            Ok(place) => {
+                place.send(Request::Report(report));
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Full(())) => Err((Unreachable::Full, report)),
+            Err(mpsc::error::TrySendError::Closed(())) => Err((Unreachable::Gone, report)),
+        }
     }
 
     /// Subscribes to decisions from now on. Subscribe first, then fetch the snapshot.
