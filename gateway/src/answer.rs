@@ -3,26 +3,32 @@
 //! An error status is read and classified. A success is looked into before anything is relayed: Google reports
 //! errors inside a 200, and sometimes nothing at all; as long as the client has seen nothing, another attempt is
 //! possible. Plain answers of up to [`HELD`] bytes are read to their end for the same reason.
+//!
+//! How an answer is read follows from its form alone. Whether the request may be sent again is not decided here.
+
+mod judge;
 
 use std::io::Read as _;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
 use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope, classify};
 use keyfleet_core::time::Mono;
 use keyfleet_service::clock;
-use memchr::memmem::Finder;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::api::interactions;
+use crate::array;
 use crate::call::{Call, Kind, Surface};
+use judge::Judged;
 
-/// Plain answers up to this size are relayed only when they are complete.
+/// Plain answers up to this size are relayed only when they are complete, and so can be judged: twice the size of any
+/// error that is read. Larger ones are images and embeddings; to hold those would cost megabytes and time.
 const HELD: usize = 128 * 1024;
 /// How long the body of an error may take; its status has said most.
 const ERROR_BODY: Duration = Duration::from_secs(3);
@@ -46,6 +52,8 @@ pub(crate) struct Answer {
 pub(crate) enum Form {
     /// Events of a model's answer.
     Events,
+    /// Events of an interaction.
+    Interaction,
     /// A model's answer as one streamed JSON array.
     Array,
     /// Anything else.
@@ -83,22 +91,35 @@ impl Failed {
 }
 
 /// What the call lets expect of its answer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Expected {
-    /// A model's answer.
-    generated: bool,
-    /// A native stream, whose form the query decides.
-    native_stream: bool,
-    /// No body.
-    head_only: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// A model's answer, at once or as events. An empty one is none.
+    Answer,
+    /// A model's answer as one streamed JSON array, unless events come.
+    Elements,
+    /// An interaction, at once or as events.
+    Interaction,
+    /// Figures, embeddings, images, resources.
+    Other,
+    /// A file's content, which is the client's whatever it says, or no body at all.
+    Content,
 }
 
 impl Expected {
     pub(crate) fn of(call: &Call) -> Self {
-        Self {
-            generated: call.kind == Kind::Generate,
-            native_stream: call.stream && call.surface == Surface::Native,
-            head_only: call.method == http::Method::HEAD,
+        let is_native = call.surface == Surface::Native;
+        let is_content =
+            call.path.starts_with("download/") || call.query.split('&').any(|pair| pair == "alt=media");
+        if call.method == Method::HEAD || is_content {
+            Self::Content
+        } else if is_native && interactions::has_path(&call.path) {
+            Self::Interaction
+        } else if call.kind != Kind::Generate {
+            Self::Other
+        } else if is_native && call.stream {
+            Self::Elements
+        } else {
+            Self::Answer
         }
     }
 }
@@ -115,24 +136,7 @@ pub(crate) async fn read(
     if head.status.is_client_error() || head.status.is_server_error() {
         return Err(failed(head.status, &head.headers, reader).await);
     }
-    let is = |kind: &str| {
-        let value = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        value.is_some_and(|value| value.starts_with(kind))
-    };
-    let opaque = head.headers.contains_key(CONTENT_ENCODING);
-    let form = match expected.generated && !opaque {
-        true if is("text/event-stream") => Form::Events,
-        true if expected.native_stream => Form::Array,
-        _ => Form::Bytes,
-    };
-    if !expected.head_only {
-        match form {
-            Form::Events => reader.first_events().await?,
-            Form::Array => reader.first_element().await?,
-            Form::Bytes if is("application/json") && !opaque => reader.plain(expected.generated).await?,
-            Form::Bytes => {}
-        }
-    }
+    let form = reader.begin(expected, &head.headers).await?;
     let (begun, rest) = reader.into_parts();
     Ok(Answer { status: head.status, headers: head.headers, form, begun, rest })
 }
@@ -221,59 +225,67 @@ impl Reader {
         (read, self.body)
     }
 
-    /// A plain JSON answer: all of it if it is small.
-    async fn plain(&mut self, generated: bool) -> Result<(), Box<Failed>> {
-        while self.len() < HELD && self.more_or_fail().await? {}
-        if generated && self.body.is_none() { judge_plain(self.bytes()) } else { Ok(()) }
+    /// Reads as far as the answer's form needs.
+    async fn begin(&mut self, expected: Expected, headers: &HeaderMap) -> Result<Form, Box<Failed>> {
+        let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let are_events = kind.starts_with(b"text/event-stream");
+        let is_answer = matches!(expected, Expected::Answer | Expected::Elements);
+        match expected {
+            Expected::Content => Ok(Form::Bytes),
+            _ if headers.contains_key(CONTENT_ENCODING) => Ok(Form::Bytes),
+            Expected::Answer | Expected::Elements if are_events => {
+                self.first_pieces(event_len, judge::event, is_answer).await.map(|()| Form::Events)
+            }
+            Expected::Interaction if are_events => {
+                self.first_pieces(event_len, judge::event, is_answer).await.map(|()| Form::Interaction)
+            }
+            Expected::Elements => {
+                self.first_pieces(array::element_len, judge::element, is_answer).await.map(|()| Form::Array)
+            }
+            _ if kind.starts_with(b"application/json") => self.plain(is_answer).await.map(|()| Form::Bytes),
+            _ => Ok(Form::Bytes),
+        }
     }
 
-    /// The first events: up to one that is an answer.
-    async fn first_events(&mut self) -> Result<(), Box<Failed>> {
+    /// A plain JSON answer: all of it if it is small.
+    async fn plain(&mut self, is_answer: bool) -> Result<(), Box<Failed>> {
+        while self.len() < HELD && self.more_or_fail().await? {}
+        if self.body.is_none() { judge::plain(self.bytes(), is_answer) } else { Ok(()) }
+    }
+
+    /// The first events or elements of a stream: up to one that is an answer.
+    async fn first_pieces(
+        &mut self,
+        piece_len: fn(&[u8]) -> Option<usize>,
+        judge: fn(&[u8]) -> Judged,
+        is_answer: bool,
+    ) -> Result<(), Box<Failed>> {
         let mut looked = 0;
         loop {
-            while let Some(len) = event_len(&self.bytes()[looked..]) {
-                match judge_event(&self.bytes()[looked..looked + len]) {
-                    Judged::Answer => return Ok(()),
+            while let Some(len) = piece_len(&self.bytes()[looked..]) {
+                match judge(&self.bytes()[looked..looked + len]) {
+                    Judged::Answer | Judged::Half => return Ok(()),
                     Judged::Error(body) => return Err(inside_success(*body)),
                     Judged::Nothing => looked += len,
                 }
             }
-            // A tail that is no event is an error in plain JSON.
             if self.len() > FIRST_EVENTS {
                 return Ok(());
             }
-            if !self.more_or_fail().await? {
-                let body = ErrorBody::parse(self.bytes()[looked..].trim_ascii());
-                if body.is_error() {
-                    return Err(inside_success(body));
-                }
-                return match judge_event(&self.bytes()[looked..]) {
-                    Judged::Answer => Ok(()),
-                    _ => Err(Failed::without_answer(Cause::EmptyAnswer)),
-                };
+            if self.more_or_fail().await? {
+                continue;
             }
-        }
-    }
-
-    /// The beginning of a JSON array: enough to see that its first element is not an error.
-    async fn first_element(&mut self) -> Result<(), Box<Failed>> {
-        loop {
-            let start: Vec<u8> =
-                self.bytes().iter().filter(|b| !b.is_ascii_whitespace()).take(10).copied().collect();
-            let may_be_error = b"[{\"error\":".starts_with(&start)
-                || b"{\"error\":".starts_with(&start[..start.len().min(9)]);
-            if !may_be_error {
-                return if start == b"[]" { Err(Failed::without_answer(Cause::EmptyAnswer)) } else { Ok(()) };
+            // A tail that is no piece may be an error in plain JSON.
+            let tail = &self.bytes()[looked..];
+            let body = ErrorBody::parse(tail.trim_ascii());
+            if body.is_error() {
+                return Err(inside_success(body));
             }
-            let whole = !self.more_or_fail().await?;
-            if whole || self.len() > MAX_ERROR_BODY {
-                let body = ErrorBody::parse(self.bytes());
-                return Err(if body.is_error() {
-                    inside_success(body)
-                } else {
-                    Failed::without_answer(Cause::EmptyAnswer)
-                });
-            }
+            return match judge(tail) {
+                Judged::Half => Err(Failed::without_answer(Cause::Truncated)),
+                Judged::Nothing if is_answer => Err(Failed::without_answer(Cause::EmptyAnswer)),
+                _ => Ok(()),
+            };
         }
     }
 }
@@ -282,72 +294,9 @@ impl Reader {
 pub(crate) fn inside_success(body: ErrorBody) -> Box<Failed> {
     let code = body.details.as_ref().and_then(|error| error.get("code")).and_then(Value::as_u64);
     let status = code.and_then(|code| StatusCode::from_u16(u16::try_from(code).ok()?).ok());
-    let status = status.filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::BAD_GATEWAY);
+    let status = status.filter(|status| status.as_u16() >= 400).or_else(|| interactions::status_of(&body));
+    let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
     Box::new(Failed { outcome: classify(status, None, &body), status, body })
-}
-
-enum Judged {
-    Answer,
-    Error(Box<ErrorBody>),
-    /// Neither: comments, or figures without content.
-    Nothing,
-}
-
-fn judge_event(event: &[u8]) -> Judged {
-    let data = event.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"data:"));
-    let Some(data) = data.map(<[u8]>::trim_ascii) else { return Judged::Nothing };
-    if data == b"[DONE]" {
-        return Judged::Nothing;
-    }
-    let Ok(value) = serde_json::from_slice::<Value>(data) else { return Judged::Answer };
-    let body = ErrorBody::parse(data);
-    if body.is_error() {
-        return Judged::Error(Box::new(body));
-    }
-    if has_content(&value) { Judged::Answer } else { Judged::Nothing }
-}
-
-static ANSWERS: LazyLock<[Finder<'static>; 2]> =
-    LazyLock::new(|| ["\"content\"", "\"message\""].map(Finder::new));
-static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
-
-fn judge_plain(bytes: &[u8]) -> Result<(), Box<Failed>> {
-    if bytes.trim_ascii().is_empty() {
-        return Err(Failed::without_answer(Cause::EmptyAnswer));
-    }
-    // An answer of any length is not worth a parse: errors and empty ones are short.
-    if bytes.len() > 4 * 1024 {
-        return Ok(());
-    }
-    let looks_full = ANSWERS.iter().any(|name| name.find(bytes).is_some());
-    if looks_full && ERROR.find(bytes).is_none() {
-        return Ok(());
-    }
-    let body = ErrorBody::parse(bytes);
-    if body.is_error() {
-        return Err(inside_success(body));
-    }
-    match serde_json::from_slice::<Value>(bytes) {
-        Ok(value) if !has_content(&value) => Err(Failed::without_answer(Cause::EmptyAnswer)),
-        Err(error) if error.is_eof() => Err(Failed::without_answer(Cause::Truncated)),
-        _ => Ok(()),
-    }
-}
-
-/// Whether there is anything in an answer: a candidate, a choice, or the reason why there is none. What is neither
-/// surface's answer is not judged.
-fn has_content(value: &Value) -> bool {
-    let is_filled =
-        |name: &str| value.get(name).map(|list| list.as_array().is_some_and(|list| !list.is_empty()));
-    if value.get("promptFeedback").is_some() {
-        return true;
-    }
-    match (is_filled("candidates"), is_filled("choices")) {
-        (None, None) => {
-            value.get("usageMetadata").is_none() && value.as_object().is_none_or(|o| !o.is_empty())
-        }
-        (candidates, choices) => candidates == Some(true) || choices == Some(true),
-    }
 }
 
 /// The length of the first event, its blank line included.
@@ -357,36 +306,5 @@ fn event_len(bytes: &[u8]) -> Option<usize> {
     match (lf, crlf) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_counts_as_an_answer() {
-        for (body, cause) in [
-            (r#"{"candidates":[{"finishReason":"MAX_TOKENS"}]}"#, None),
-            (r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},"usageMetadata":{}}"#, None),
-            (r#"{"choices":[{"message":{"role":"assistant"}}]}"#, None),
-            (r#"{"choices":[],"id":""}"#, Some(Cause::EmptyAnswer)),
-            (r#"{"candidates":[]}"#, Some(Cause::EmptyAnswer)),
-            (r#"{"usageMetadata":{"promptTokenCount":1}}"#, Some(Cause::EmptyAnswer)),
-            ("", Some(Cause::EmptyAnswer)),
-            ("{}", Some(Cause::EmptyAnswer)),
-            (r#"{"candidates":[{"#, Some(Cause::Truncated)),
-            (r#"{"error":{"code":503,"message":"x","status":"UNAVAILABLE"}}"#, Some(Cause::Overloaded)),
-            (
-                r#"[{"error":{"code":429,"message":"x","status":"RESOURCE_EXHAUSTED"}}]"#,
-                Some(Cause::BareRateLimit),
-            ),
-        ] {
-            assert_eq!(
-                judge_plain(body.as_bytes()).err().map(|failed| failed.outcome.cause),
-                cause,
-                "{body}"
-            );
-        }
     }
 }

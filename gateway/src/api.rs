@@ -7,6 +7,7 @@
 //! | `/v1/*` | native if the path exists only there, or by the credential; else compat |
 
 pub(crate) mod gemini;
+pub(crate) mod interactions;
 pub(crate) mod openai;
 
 use std::borrow::Cow;

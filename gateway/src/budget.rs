@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
+
+/// The least room for a body that comes in more than one piece; from there it doubles.
+const STEP: usize = 64 * 1024;
 
 /// Counts the bytes that are held.
 #[derive(Debug, Default)]
@@ -38,7 +41,8 @@ pub(crate) struct Limits {
 }
 
 impl Held {
-    fn grow(&mut self, bytes: usize, total: usize) -> Result<(), Refused> {
+    /// Takes so many more.
+    pub(crate) fn grow(&mut self, bytes: usize, total: usize) -> Result<(), Refused> {
         if self.budget.0.fetch_add(bytes, AcqRel) + bytes > total {
             self.budget.0.fetch_sub(bytes, AcqRel);
             return Err(Refused::OutOfMemory);
@@ -61,6 +65,13 @@ impl Budget {
     }
 }
 
+/// Room for `needed` bytes and some more, but never for more than will come. An announcement alone is worth none: it
+/// costs the client nothing.
+fn room(needed: usize, announced: Option<usize>, limits: Limits) -> usize {
+    let most = announced.unwrap_or(limits.body);
+    needed.saturating_mul(2).max(STEP).min(most).max(needed)
+}
+
 /// Reads a body into memory, refusing it as soon as a limit is passed. `announced` is its `content-length`.
 pub(crate) async fn read(
     mut body: Body,
@@ -73,7 +84,7 @@ pub(crate) async fn read(
         return Err(Refused::TooLarge);
     }
     let mut first: Option<Bytes> = None;
-    let mut joined = BytesMut::new();
+    let mut joined: Vec<u8> = Vec::new();
     let mut len = 0;
     loop {
         let next = tokio::time::timeout(limits.idle, body.frame()).await.map_err(|_| Refused::Incomplete)?;
@@ -83,42 +94,68 @@ pub(crate) async fn read(
         if len > limits.body {
             return Err(Refused::TooLarge);
         }
-        held.grow(data.len(), limits.total)?;
         // Most bodies are one frame: keep it as it is. Only a second one makes it worth copying.
-        match first.take() {
-            None if joined.is_empty() => first = Some(data),
-            None => joined.extend_from_slice(&data),
-            Some(start) => {
-                joined.reserve(announced.unwrap_or_default().max(start.len() + data.len()));
-                joined.extend_from_slice(&start);
-                joined.extend_from_slice(&data);
-            }
+        if len == data.len() {
+            held.grow(len, limits.total)?;
+            first = Some(data);
+            continue;
         }
+        if len > joined.capacity() {
+            let room = room(len, announced, limits);
+            held.grow(room - held.bytes, limits.total)?;
+            joined.reserve_exact(room - joined.len());
+        }
+        if let Some(start) = first.take() {
+            joined.extend_from_slice(&start);
+        }
+        joined.extend_from_slice(&data);
     }
-    Ok((first.unwrap_or_else(|| joined.freeze()), held))
+    Ok((first.unwrap_or_else(|| joined.into()), held))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { body: 10, total: 17, idle: std::time::Duration::from_secs(10) };
+    const LIMITS: Limits = Limits { body: 10, total: 18, idle: std::time::Duration::from_secs(10) };
+
+    fn chunks(n: usize) -> Body {
+        Body::from_stream(futures_util::stream::iter((0..n).map(|_| Ok::<_, std::io::Error>("abcd"))))
+    }
 
     #[tokio::test]
     async fn one_body_and_all_bodies_have_their_limits() {
         let budget = Arc::new(Budget::default());
-        let chunks = |n: usize| {
-            Body::from_stream(futures_util::stream::iter((0..n).map(|_| Ok::<_, std::io::Error>("abcd"))))
-        };
         let read = async |body, announced| read(body, announced, LIMITS, &budget).await;
-        let (bytes, held) = read(chunks(2), None).await.unwrap();
+        let (bytes, held) = read(chunks(2), Some(8)).await.unwrap();
         assert_eq!((bytes.as_ref(), budget.held()), (b"abcdabcd".as_slice(), 8));
         assert_eq!(read(chunks(3), None).await.unwrap_err(), Refused::TooLarge);
         assert_eq!(read(Body::from("x"), Some(11)).await.unwrap_err(), Refused::TooLarge);
-        let second = read(chunks(2), None).await.unwrap();
+        let mut second = read(chunks(2), Some(8)).await.unwrap();
         assert_eq!(read(chunks(1), None).await.unwrap_err(), Refused::OutOfMemory);
+        assert_eq!(second.1.grow(8, LIMITS.total), Err(Refused::OutOfMemory), "nor a copy");
         assert_eq!(budget.held(), 16, "what was refused is not counted");
         drop((held, second));
         assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_announcement_takes_no_memory_before_the_bytes_come() {
+        let budget = Arc::new(Budget::default());
+        let limits = Limits { body: 1 << 30, total: 1 << 30, ..LIMITS };
+        let bodies = [(1, 4), (2, STEP), (STEP / 4, STEP), (STEP / 4 + 1, 2 * (STEP + 4))];
+        for (pieces, taken) in bodies {
+            let (bytes, _held) = read(chunks(pieces), Some(1 << 29), limits, &budget).await.unwrap();
+            assert_eq!((bytes.len(), budget.held()), (4 * pieces, taken), "{pieces} pieces");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_counted_is_what_is_taken() {
+        let budget = Arc::new(Budget::default());
+        let limits = Limits { body: 1 << 30, total: 1 << 30, ..LIMITS };
+        let (bytes, _held) = read(chunks(STEP), Some(4 * STEP), limits, &budget).await.unwrap();
+        let bytes = Vec::from(bytes);
+        assert_eq!((bytes.capacity(), budget.held()), (4 * STEP, 4 * STEP));
     }
 }

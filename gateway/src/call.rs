@@ -31,7 +31,7 @@ impl Surface {
 /// What comes back from a successful call, which decides how it is relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A model's answer: chat, generate, interactions.
+    /// A model's answer: chat, generate.
     Generate,
     /// It makes something that belongs to the project: files, caches, batches.
     Create,
@@ -53,8 +53,9 @@ pub(crate) enum ModelAt {
 /// The request's body.
 #[derive(Debug)]
 pub(crate) enum Payload {
-    /// In memory: it can be sent again. The bytes stay counted while they are held.
-    Held(Bytes, #[expect(dead_code, reason = "held for its drop")] Held),
+    /// In memory: it can be sent again. The bytes stay counted while they are held, and with them the copy that is
+    /// sent when something in them is rewritten.
+    Held(Bytes, Held),
     /// An upload, passed through as it comes; sent once.
     Stream(Option<Body>),
 }

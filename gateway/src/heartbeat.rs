@@ -1,7 +1,7 @@
 //! Comments in the long silences of a stream, for clients behind proxies that cut quiet connections. Off by default.
 //!
 //! The silence before the first event is the longest. Until the first comment is due nothing differs; then the head
-//! goes out, and an error that comes later can only be told as an event.
+//! goes out with what is known by then, and an error that comes later can only be told as an event.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -16,25 +16,56 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use keyfleet_core::error_body::ErrorBody;
 use tokio::time::{Instant, Sleep};
 
-use crate::call::Surface;
+use crate::api::interactions;
+use crate::call::{Call, Surface};
+use crate::trail::Trail;
 
 type Page = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// The largest error that is turned into an event.
 const MAX_ERROR: usize = 128 * 1024;
 
+/// What is known of a request before it has an answer.
+pub(crate) struct Early {
+    surface: Surface,
+    is_interaction: bool,
+    id: Option<HeaderValue>,
+}
+
+impl Early {
+    pub(crate) fn of(call: &Call, trail: &Trail) -> Self {
+        let is_interaction = call.surface == Surface::Native && interactions::has_path(&call.path);
+        Self { surface: call.surface, is_interaction, id: HeaderValue::from_str(&trail.id).ok() }
+    }
+
+    /// An error's JSON as an event.
+    fn event_of(&self, json: &[u8]) -> Vec<u8> {
+        if self.is_interaction {
+            let error = ErrorBody::parse(json);
+            return interactions::error_event(&error.status, &error.message).into();
+        }
+        let end = if self.surface == Surface::Native { "\r\n\r\n" } else { "\n\n" };
+        [b"data: ", json, end.as_bytes()].concat()
+    }
+}
+
 /// Answers with the page's response, or with a stream of comments that becomes it.
-pub(crate) async fn with(mut page: Page, interval: Duration, surface: Surface) -> Response {
-    let early = tokio::time::timeout(interval, &mut page).await;
-    let (state, head) = match early {
+pub(crate) async fn with(mut page: Page, interval: Duration, known: Early) -> Response {
+    let in_time = tokio::time::timeout(interval, &mut page).await;
+    let mut id = None;
+    let (state, head) = match in_time {
         Ok(response) if !is_events(&response) => return response,
         Ok(response) => {
             let (head, body) = response.into_parts();
             (State::Body(body), Some(head))
         }
-        Err(_) => (State::Page(events_of(page, surface)), None),
+        Err(_) => {
+            id.clone_from(&known.id);
+            (State::Page(events_of(page, known)), None)
+        }
     };
     let is_late = head.is_none();
     let beats = Beats {
@@ -51,6 +82,9 @@ pub(crate) async fn with(mut page: Page, interval: Duration, surface: Surface) -
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        if let Some(id) = id {
+            headers.insert("x-request-id", id);
+        }
     }
     response
 }
@@ -62,7 +96,7 @@ fn is_events(response: &Response) -> bool {
 type LateBody = Pin<Box<dyn Future<Output = Body> + Send>>;
 
 /// The page's body, an error as an event.
-fn events_of(page: Page, surface: Surface) -> LateBody {
+fn events_of(page: Page, known: Early) -> LateBody {
     Box::pin(async move {
         let response = page.await;
         if is_events(&response) {
@@ -70,8 +104,7 @@ fn events_of(page: Page, surface: Surface) -> LateBody {
         }
         let limited = http_body_util::Limited::new(response.into_body(), MAX_ERROR).collect().await;
         let json = limited.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let end = if surface == Surface::Native { "\r\n\r\n" } else { "\n\n" };
-        Body::from([b"data: ", json.as_ref(), end.as_bytes()].concat())
+        Body::from(known.event_of(&json))
     })
 }
 

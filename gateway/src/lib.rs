@@ -45,8 +45,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire};
 use std::time::Duration;
 
+use keyfleet_core::id::ReplicaId;
 use keyfleet_core::time::Mono;
-use keyfleet_fabric::local::GatewayEnd;
+use keyfleet_fabric::bus::GatewayBus;
+use keyfleet_fabric::store::StateStore;
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
 use keyfleet_service::logging::{AccessLog, LogFormat};
@@ -61,10 +63,16 @@ use crate::pool::Pool;
 /// After the drain, what is left gets this long to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// A leader that is silent for so long may be gone.
+const LED: Duration = Duration::from_secs(1);
+
 /// What the workers of one process share.
 struct App {
     pool: Arc<Pool>,
-    coordinator: GatewayEnd,
+    fabric: Fabric,
+    /// One start of this process.
+    replica: ReplicaId,
+    reporting: tokio::sync::Mutex<sync::Reporting>,
     metrics: metrics::Metrics,
     log: AccessLog,
     /// Whether finished requests are logged at all.
@@ -98,6 +106,27 @@ impl Worker {
 }
 
 impl App {
+    fn new(live: Live, fabric: Fabric, shutdown: &Shutdown) -> Arc<Self> {
+        let random = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes());
+        let replica = ReplicaId::new(random.into_uuid().to_string());
+        Arc::new(Self {
+            pool: Pool::new(live, fabric.bus.clone(), &replica),
+            fabric,
+            replica,
+            reporting: tokio::sync::Mutex::default(),
+            metrics: metrics::Metrics::new(),
+            log: AccessLog::stdout(),
+            logs_requests: tracing::enabled!(target: "request", tracing::Level::INFO),
+            logs_json: LogFormat::Auto.is_json(),
+            budget: Arc::default(),
+            last_words: last_words::LastWords::default(),
+            began: clock::mono(),
+            state_at: AtomicU64::new(0),
+            soft: shutdown.soft().clone(),
+            hard: shutdown.hard().clone(),
+        })
+    }
+
     fn why_not_ready(&self) -> Option<&'static str> {
         if self.soft.is_cancelled() {
             Some("draining")
@@ -108,10 +137,26 @@ impl App {
         }
     }
 
+    /// Whether a leader was heard a moment ago.
+    fn is_led(&self, now: Mono) -> bool {
+        self.state_age(now).is_some_and(|age| age < LED)
+    }
+
+    /// How long the coordinator has been silent: it speaks four times a second, whatever happens. What this replica knows of
+    /// the keys is as old.
     fn state_age(&self, now: Mono) -> Option<Duration> {
         let at = self.state_at.load(Acquire);
         (at > 0).then(|| now.since(Mono::from_ms(at)))
     }
+}
+
+/// How a gateway reaches the coordinator and what is stored.
+#[derive(Debug, Clone)]
+pub struct Fabric {
+    /// The way to the coordinator and to other gateways.
+    pub bus: Arc<dyn GatewayBus>,
+    /// What outlives processes; this one only reads it.
+    pub store: Arc<dyn StateStore>,
 }
 
 /// Where a gateway listens.
@@ -134,27 +179,14 @@ pub async fn run(
     config: watch::Receiver<Arc<Config>>,
     reloads: watch::Receiver<bool>,
     listeners: Listeners,
-    coordinator: GatewayEnd,
+    fabric: Fabric,
     shutdown: &Shutdown,
 ) -> Result<(), RunError> {
     let count = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let live = Live::new(&config.borrow(), count).map_err(RunError::Config)?;
-    let app = Arc::new(App {
-        pool: Pool::new(live),
-        coordinator,
-        metrics: metrics::Metrics::new(),
-        log: AccessLog::stdout(),
-        logs_requests: tracing::enabled!(target: "request", tracing::Level::INFO),
-        logs_json: LogFormat::Auto.is_json(),
-        budget: Arc::default(),
-        last_words: last_words::LastWords::default(),
-        began: clock::mono(),
-        state_at: AtomicU64::new(0),
-        soft: shutdown.soft().clone(),
-        hard: shutdown.hard().clone(),
-    });
+    let app = App::new(live, fabric, shutdown);
     let stop_sync = CancellationToken::new();
-    let sync = tokio::spawn(sync::run(app.clone(), stop_sync.clone()));
+    let sync = shutdown.spawn_critical_until(&stop_sync, "sync", sync::run(app.clone(), stop_sync.clone()));
     shutdown.spawn_critical("reload", follow(app.clone(), config.clone(), reloads, count, app.soft.clone()));
 
     let soft = app.soft.clone();
@@ -171,7 +203,8 @@ pub async fn run(
             // It ends with the process, not with the drain: somebody has to see that we are draining.
             let worker = serve::start("ops".to_owned(), router::operators(app.clone()), app.hard.clone())?;
             let hard = app.hard.clone();
-            Some(tokio::spawn(async move { serve::accept(listener, &[worker], &hard).await }))
+            let accept = async move { serve::accept(listener, &[worker], &hard).await };
+            Some(shutdown.spawn_critical_until(&app.hard, "ops", accept))
         }
         None => None,
     };
@@ -180,12 +213,11 @@ pub async fn run(
     let patience = config.borrow().server.drain_timeout;
     let ended = serve::close(workers);
     drain(ended, patience, &app.hard).await;
-    if let Some(ops) = ops {
-        ops.abort();
-    }
     stop_sync.cancel();
-    // Its own end is in its hands; a panic in it has been logged by the runtime.
-    let _ = sync.await;
+    for task in ops.into_iter().chain([sync]) {
+        // A panic in it would have ended the process.
+        let _ = task.await;
+    }
     Ok(())
 }
 

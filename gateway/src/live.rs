@@ -10,14 +10,21 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use keyfleet_core::block::Policy;
-use keyfleet_core::gate::BreakerPolicy;
+use keyfleet_core::gate::{Breaker, BreakerPolicy, Passage};
 use keyfleet_core::id::{Egress, KeyId, Model, ProjectId};
+use keyfleet_core::quota::rules::Rules;
 use keyfleet_core::select::Lane;
+use keyfleet_service::clock;
 use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
+use keyfleet_service::target::native_base;
 use reqwest::Url;
 
 use crate::auth::Limiter;
 use crate::pool::EgressState;
+use crate::pool::quota::{self, Purses};
+
+/// The most open breakers that a new configuration takes over.
+const MAX_OPEN: usize = 1_024;
 
 pub(crate) type Lanes = HashMap<Model, Arc<ModelLane>, foldhash::fast::RandomState>;
 
@@ -31,9 +38,12 @@ pub(crate) struct Live {
     pub(crate) egresses: Vec<(Egress, Option<Secret>)>,
     pub(crate) lanes: ArcSwap<Lanes>,
     pub(crate) blocks: Policy,
+    rules: Rules,
     pub(crate) breaker: BreakerPolicy,
     /// `rate_limit`; it starts afresh with a configuration.
     pub(crate) limiter: Option<Arc<Limiter>>,
+    /// Breakers that were open in the configuration before this one: a model is not well for being configured anew.
+    open: Vec<OpenBreaker>,
     /// One HTTP client per worker and egress, made when first used.
     clients: Vec<Vec<OnceLock<reqwest::Client>>>,
 }
@@ -60,6 +70,13 @@ pub(crate) struct LiveGroup {
     pub(crate) host: String,
 }
 
+/// A breaker that failures have closed to traffic, and the host whose model it is about.
+#[derive(Clone)]
+struct OpenBreaker {
+    host: String,
+    breaker: Arc<Breaker>,
+}
+
 /// Everything that may serve one model, and what its seats have done since they were last asked.
 pub(crate) struct ModelLane {
     pub(crate) lane: Lane,
@@ -67,6 +84,8 @@ pub(crate) struct ModelLane {
     pub(crate) upstream: Vec<Model>,
     /// The state of each way out.
     pub(crate) egresses: Vec<Arc<EgressState>>,
+    /// The quota of each seat.
+    pub(crate) purses: Box<[Arc<Purses>]>,
     pub(crate) tallies: Box<[Tally]>,
     /// The model has answered: its lane is worth keeping.
     pub(crate) served: AtomicBool,
@@ -92,8 +111,10 @@ impl Live {
             egresses: Vec::new(),
             lanes: ArcSwap::default(),
             blocks: config.failure.blocks(),
+            rules: config.rules(),
             breaker: config.failure.breakers(),
             limiter: config.rate_limit.and_then(Limiter::new).map(Arc::new),
+            open: Vec::new(),
             clients: Vec::new(),
             config: config.clone(),
         };
@@ -107,10 +128,39 @@ impl Live {
         Ok(live)
     }
 
-    /// Counts on where `old` stands, if the limit is the same: a new configuration is no new burst.
+    /// Counts on where `old` stands: a new configuration is no new burst under the same limit, and opens nothing that
+    /// failures have closed.
     pub(crate) fn keep_counts_of(&mut self, old: &Self) {
         if self.config.rate_limit == old.config.rate_limit {
             self.limiter.clone_from(&old.limiter);
+        }
+        let lanes = old.lanes.load();
+        let seats = lanes.values().flat_map(|lane| lane.lane.seats());
+        let breakers = seats.map(|seat| OpenBreaker {
+            host: old.groups[old.keys[seat.key as usize].group as usize].host.clone(),
+            breaker: seat.gates.model.clone(),
+        });
+        let now = clock::mono();
+        let mut open: Vec<_> = breakers
+            .chain(old.open.iter().cloned())
+            .filter(|open| open.breaker.gate.passage(now) != Passage::Open)
+            .filter(|open| self.groups.iter().any(|group| group.host == open.host))
+            .collect();
+        open.sort_unstable_by_key(|open| Arc::as_ptr(&open.breaker));
+        open.dedup_by(|a, b| Arc::ptr_eq(&a.breaker, &b.breaker));
+        open.truncate(MAX_OPEN);
+        self.open = open;
+    }
+
+    /// What the operator chose about quotas.
+    pub(crate) fn quota_policy(&self) -> quota::Policy<'_> {
+        let quota = &self.config.quota;
+        quota::Policy {
+            rules: &self.rules,
+            learns: quota.learn_limits,
+            configured: quota.configured,
+            learned: quota.learned,
+            max_replicas: quota.max_replicas,
         }
     }
 
@@ -173,13 +223,9 @@ impl LiveGroup {
     fn new(group: &Group) -> Result<Self, String> {
         let parsed = Url::parse(&group.target_url);
         let compat = parsed.map_err(|error| format!("groups {}: target_url: {error}", group.name))?;
-        let prefix = compat.path().find("/v1beta/openai/").unwrap_or_default();
-        let mut native = compat.clone();
-        native.set_path(&compat.path()[..=prefix]);
-        native.set_query(None);
         let port = compat.port().map(|port| format!(":{port}")).unwrap_or_default();
         let host = compat.host_str().unwrap_or_default().to_owned() + &port;
-        Ok(Self { compat, native, host })
+        Ok(Self { native: native_base(&compat), compat, host })
     }
 }
 
@@ -195,34 +241,6 @@ fn egress_name(host: &str, proxy: Option<&Secret>) -> Egress {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn group(target_url: &str) -> LiveGroup {
-        LiveGroup::new(&Group {
-            name: keyfleet_core::id::Group::new("g"),
-            keys: Vec::new(),
-            target_url: target_url.to_owned(),
-            proxy_url: None,
-            model_aliases: std::collections::BTreeMap::new(),
-            models: Vec::new(),
-            priority: 0,
-            weight: 1,
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn the_native_surface_is_found_from_the_compat_base() {
-        for (compat, native) in [
-            (
-                "https://generativelanguage.googleapis.com/v1beta/openai/",
-                "https://generativelanguage.googleapis.com/",
-            ),
-            ("http://127.0.0.1:4807/gw/v1beta/openai/", "http://127.0.0.1:4807/gw/"),
-            ("http://host/openai/", "http://host/"),
-        ] {
-            assert_eq!(group(compat).native.as_str(), native, "{compat}");
-        }
-    }
 
     #[test]
     fn an_egress_is_named_without_the_credentials_of_its_proxy() {

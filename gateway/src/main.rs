@@ -2,16 +2,19 @@
 
 mod cli;
 mod follow;
-mod healthcheck;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser as _};
-use keyfleet_fabric::file::StateFile;
-use keyfleet_fabric::local;
-use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Sources};
+use keyfleet_core::ledger::Saved;
+use keyfleet_fabric::store::memory::{MemoryStore, Vouch};
+use keyfleet_fabric::store::{KEEP, StateStore};
+use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Redis, Sources};
+use keyfleet_service::connect;
+use keyfleet_service::healthcheck::healthcheck;
 use keyfleet_service::logging::{self, LogFormat};
 use keyfleet_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
@@ -57,7 +60,10 @@ fn main() -> ExitCode {
             print!("{}", config::print(&loaded));
             ExitCode::SUCCESS
         }
-        Command::Healthcheck => healthcheck::healthcheck(&loaded.config),
+        Command::Healthcheck => {
+            let server = &loaded.config.server;
+            healthcheck("gateway", &server.host, server.port)
+        }
         _ => serve(sources, loaded),
     }
 }
@@ -81,17 +87,19 @@ fn serve(sources: Sources, loaded: Loaded) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
         let ended = runtime.block_on(run(sources, loaded));
-        // A thread that waits for the reader of our output would wait for ever.
+        // A thread that still waits, for a name server perhaps, is not waited for.
         runtime.shutdown_background();
         ended
     });
-    match ended {
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the gateway cannot run");
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::flush();
+    code
 }
 
 async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
@@ -104,22 +112,101 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
             None => None,
         },
     };
-    let state = StateFile::new(server.state_file.clone());
     announce(&listeners, &loaded.config)?;
 
-    let (config, in_force) = watch::channel(Arc::new(loaded.config));
+    let first = Arc::new(loaded.config);
+    let (config, in_force) = watch::channel(first.clone());
     let (reloads, reloaded) = watch::channel(true);
     let follow = follow::follow(sources, loaded.inputs, config, reloads, shutdown.soft().clone());
     shutdown.spawn_critical("configuration", follow);
 
-    let (gateway_end, coordinator_end) = local::fabric();
-    let stop_coordinator = CancellationToken::new();
-    let coordinator =
-        tokio::spawn(coordinator::run(in_force.clone(), coordinator_end, state, stop_coordinator.clone()));
-    let ended = gateway::run(in_force, reloaded, listeners, gateway_end, &shutdown).await;
-    stop_coordinator.cancel();
-    coordinator.await.map_err(io::Error::other)?;
+    let ended = match (&first.nats, &first.redis) {
+        (Some(nats), Some(redis)) => {
+            let bus = connect::nats(nats, "keyfleet-gateway").await.map_err(io::Error::other)?;
+            let store = Arc::new(connect::redis(redis, shutdown.soft()).await?);
+            let fabric = gateway::Fabric { bus: Arc::new(bus.gateway()), store };
+            gateway::run(in_force, reloaded, listeners, fabric, &shutdown).await
+        }
+        (_, redis) => {
+            let kept = keep(redis.as_ref(), first.server.state_file.as_deref(), shutdown.soft()).await?;
+            let (bus, leader) = connect::in_process();
+            let stop_coordinator = CancellationToken::new();
+            let fabric = coordinator::Fabric {
+                bus: Box::new(leader),
+                store: kept.store.clone(),
+                old: kept.old,
+                suspect: kept.suspect,
+            };
+            let coordinator = coordinator::run(in_force.clone(), fabric, stop_coordinator.clone());
+            let coordinator = shutdown.spawn_critical_until(&stop_coordinator, "coordinator", coordinator);
+            let fabric = gateway::Fabric { bus: Arc::new(bus), store: kept.store };
+            let ended = gateway::run(in_force, reloaded, listeners, fabric, &shutdown).await;
+            stop_coordinator.cancel();
+            coordinator.await.map_err(io::Error::other)?;
+            if let Some(file) = kept.file {
+                file.close().await?;
+            }
+            ended
+        }
+    };
     ended.map_err(io::Error::other)
+}
+
+/// Where a process that is its own coordinator keeps its state, and what it found there.
+struct Kept {
+    store: Arc<dyn StateStore>,
+    file: Option<Arc<MemoryStore>>,
+    /// What a file of the first format held.
+    old: Option<Saved>,
+    /// What was found may lack something that happened.
+    suspect: bool,
+}
+
+async fn keep(redis: Option<&Redis>, file: Option<&Path>, stop: &CancellationToken) -> io::Result<Kept> {
+    if let Some(redis) = redis {
+        let store = connect::redis(redis, stop).await?;
+        if connect::is_led_by_another(&store).await.map_err(io::Error::other)? {
+            return Err(io::Error::other(format!(
+                "redis_url: another process keeps its state under the prefix {}; set nats_url to run several, or \
+                 another redis_key_prefix",
+                redis.key_prefix
+            )));
+        }
+        return Ok(Kept { store: Arc::new(store), file: None, old: None, suspect: false });
+    }
+    let Some(file) = file else { return Ok(Kept::without_past(false)) };
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    match MemoryStore::open(file, boot.trim()) {
+        Ok(opened) => {
+            let old = opened.old.and_then(|old| serde_json::from_value(old).ok());
+            let memory = Arc::new(opened.store);
+            let suspect = opened.vouch == Vouch::Partial;
+            Ok(Kept { store: memory.clone(), file: Some(memory), old, suspect })
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::new(
+            error.kind(),
+            format!(
+                "server.state_file: another process has {} open; give each process a file of its own, or set \
+                 nats_url and redis_url so that they share their state",
+                file.display()
+            ),
+        )),
+        Err(error) => {
+            tracing::warn!(
+                file = %file.display(), %error,
+                "the state file cannot be written: what this process learns of keys and quotas ends with it"
+            );
+            // An earlier process may have used quota that nobody vouches for now.
+            Ok(Kept::without_past(true))
+        }
+    }
+}
+
+impl Kept {
+    fn without_past(suspect: bool) -> Self {
+        let store = Arc::new(MemoryStore::new(KEEP));
+        Self { store, file: None, old: None, suspect }
+    }
 }
 
 async fn bind(host: &str, port: u16, option: &str) -> io::Result<TcpListener> {

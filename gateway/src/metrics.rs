@@ -51,6 +51,9 @@ pub(crate) struct Metrics {
     buffered: Gauge,
     dropped_reports: Gauge<u64, AtomicU64>,
     dropped_lines: Gauge<u64, AtomicU64>,
+    lookups: Counter,
+    lease_waits: Gauge<u64, AtomicU64>,
+    lease_refusals: Gauge<u64, AtomicU64>,
     reload_ok: Gauge,
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct Readings {
     pub(crate) buffered: usize,
     pub(crate) dropped_reports: u64,
     pub(crate) dropped_lines: u64,
+    pub(crate) lease_waits: u64,
+    pub(crate) lease_refusals: u64,
 }
 
 impl Metrics {
@@ -80,6 +85,9 @@ impl Metrics {
             buffered: Gauge::default(),
             dropped_reports: Gauge::default(),
             dropped_lines: Gauge::default(),
+            lookups: Counter::default(),
+            lease_waits: Gauge::default(),
+            lease_refusals: Gauge::default(),
             reload_ok: Gauge::default(),
             registry: Registry::default(),
         };
@@ -101,8 +109,15 @@ impl Metrics {
         );
         registry.register(
             "dropped_log_lines",
-            "Request lines lost because their reader is slow",
+            "Log lines lost because their reader is slow or gone",
             metrics.dropped_lines.clone(),
+        );
+        registry.register("owner_lookups", "Owners asked of the store", metrics.lookups.clone());
+        registry.register("lease_waits", "Requests that waited for a lease", metrics.lease_waits.clone());
+        registry.register(
+            "lease_refusals",
+            "Draws that found their quota spent",
+            metrics.lease_refusals.clone(),
         );
         registry.register(
             "config_last_reload_successful",
@@ -136,6 +151,11 @@ impl Metrics {
         }
     }
 
+    /// The store is asked who owns a resource.
+    pub(crate) fn looked_up(&self) {
+        self.lookups.inc();
+    }
+
     pub(crate) fn attempt_failed(&self, cause: Cause) {
         self.failures.get_or_create(&CauseLabel { cause: cause.as_str() }).inc();
     }
@@ -156,6 +176,8 @@ impl Metrics {
         self.buffered.set(i64::try_from(readings.buffered).unwrap_or(i64::MAX));
         self.dropped_reports.set(readings.dropped_reports);
         self.dropped_lines.set(readings.dropped_lines);
+        self.lease_waits.set(readings.lease_waits);
+        self.lease_refusals.set(readings.lease_refusals);
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);

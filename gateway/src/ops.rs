@@ -6,12 +6,13 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use keyfleet_core::id::{KeyId, ProjectId};
-use keyfleet_core::message::Subject;
+use keyfleet_core::message::{Answer, Ask, Operation, Subject};
 use keyfleet_core::time::Mono;
 use keyfleet_service::clock;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use subtle::ConstantTimeEq as _;
 
 use crate::App;
@@ -33,9 +34,15 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
 
 /// The figures for a scraper.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], readings(&app)).into_response()
+}
+
+/// What a scraper reads.
+pub(crate) fn readings(app: &App) -> String {
     let mut states: BTreeMap<&'static str, usize> =
         ["perfect", "good", "degraded", "poor", "blocked", "disabled"].map(|state| (state, 0)).into();
-    for key in keys(&app) {
+    for key in keys(app) {
         *states.entry(key.state).or_default() += 1;
     }
     let readings = Readings {
@@ -43,9 +50,10 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
         buffered: app.budget.held(),
         dropped_reports: app.pool.reports.dropped(),
         dropped_lines: app.log.dropped(),
+        lease_waits: app.pool.quota.waits.load(Relaxed),
+        lease_refusals: app.pool.quota.refusals.load(Relaxed),
     };
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], app.metrics.render(&readings)).into_response()
+    app.metrics.render(&readings)
 }
 
 /// Everything that this replica knows about its keys. No upstream call, no secret.
@@ -116,8 +124,10 @@ pub(crate) async fn probe(
     if !live.keys.iter().any(|key| key.id.as_str() == id) {
         return (StatusCode::NOT_FOUND, "no key has this id\n").into_response();
     }
-    match app.coordinator.recheck(KeyId::new(id)) {
-        Ok(()) => (StatusCode::ACCEPTED, "it is looked at; see /health/detailed\n").into_response(),
+    let operation = Operation::Probe { key: KeyId::new(id) };
+    match app.fabric.bus.ask(Ask::Operate { operation, by: "gateway".to_owned() }).await {
+        Ok(Answer::Refused { why }) => (StatusCode::CONFLICT, format!("{why}\n")).into_response(),
+        Ok(_) => (StatusCode::ACCEPTED, "it is looked at; see /health/detailed\n").into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
 }
@@ -158,7 +168,8 @@ fn keys(app: &App) -> Vec<KeyView> {
             let blocks: Vec<_> = blocks.filter(|(subject, _)| concerns(subject)).collect();
             let whole = |subject: &Subject| matches!(subject, Subject::Key(_) | Subject::Project(_));
             let score = app.pool.dial(&key.id).score();
-            let state = if blocks.iter().any(|(subject, b)| whole(subject) && b.cause.is_terminal()) {
+            let for_good = |b: &Blocked| b.cause.is_terminal() || b.until == Mono::FOREVER;
+            let state = if blocks.iter().any(|(subject, b)| whole(subject) && for_good(b)) {
                 "disabled"
             } else if blocks.iter().any(|(subject, _)| whole(subject)) {
                 "blocked"

@@ -5,19 +5,21 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use keyfleet_core::id::{Model, Resource};
-use keyfleet_core::message::{Owned, Record};
+use keyfleet_core::id::{Model, ProjectId, Resource};
+use keyfleet_core::ledger::read_owner;
+use keyfleet_core::message::{Ask, Owned, Record};
 use keyfleet_core::outcome::{Cause, Scope};
 use keyfleet_core::retry::{Next, RetryPlan};
 use keyfleet_core::select::{Blame, NoKey, Want};
+use keyfleet_core::state::Table;
 use keyfleet_core::time::{Mono, Now};
 use keyfleet_service::clock;
 
 use crate::answer::{self, Answer, Expected, Failed};
-use crate::call::{Call, Kind};
+use crate::call::{Call, Kind, Payload};
 use crate::error::Fault;
 use crate::live::Live;
-use crate::pool::Permit;
+use crate::pool::{self, Again, Permit, Refusal};
 use crate::relay::Relay;
 use crate::request::refuse;
 use crate::trail::Trail;
@@ -27,13 +29,24 @@ use crate::{Worker, skim, upload, upstream};
 const FILE_TTL: Duration = Duration::from_hours(48);
 const OTHER_TTL: Duration = Duration::from_hours(336);
 
+/// The coordinator's word on a block follows this replica's own finding, and its block ends as much later. Whoever waits
+/// for that end waits so much longer.
+const CONFIRMATION: Duration = Duration::from_millis(50);
+
+/// Of the resources that a request refers to, so many are looked up.
+const MOST_LOOKED_UP: usize = 4;
+
 /// What one request has done so far.
 struct Course {
     model: Model,
     lane: Model,
     tried: Vec<u32>,
-    again: Option<usize>,
+    again: Option<Again>,
+    /// Requests with the same value stay on one project.
+    session: Option<u64>,
     waited: bool,
+    /// It has waited for a lease.
+    leased: bool,
     /// The last upstream error, for when nothing is left to try.
     failed: Option<Box<Failed>>,
     /// Models to fall back to, the next one last.
@@ -51,26 +64,45 @@ pub(crate) async fn answer(
     let server = &live.config.server;
     let mut plan =
         RetryPlan::new(live.config.failure.internal_retries, clock::mono().plus(server.request_timeout));
+    call.resources.extend(pool::named(&call.path));
     let mut course = Course::new(&call, &live);
-    let owner = pool.owners.of(&call.resources, clock::mono());
+    let owner = match pool.owners.of(&call.resources, clock::mono()) {
+        None if !call.resources.is_empty() => look_up(worker, &call.resources).await,
+        known => known,
+    };
     let owner = owner.and_then(|project| live.project_numbers.get(&project).copied());
     loop {
-        let want = Want { tried: &course.tried, project: owner, session: call.session };
-        let mut permit = match pool.acquire(&live, &course.lane, &want, course.again.take(), clock::now()) {
+        let want = course.want(&call, owner);
+        let seen = pool.quota.answers();
+        let patient = !course.leased;
+        let acquired = pool.acquire(&live, &course.lane, &want, course.again, patient, clock::now());
+        let mut permit = match acquired {
             Ok(permit) => permit,
-            Err(refusal) => match course.refused(refusal, server.max_wait, &plan) {
+            Err(Refusal::Cold) if patient => {
+                course.leased = true;
+                pool.quota.wait(seen, live.config.quota.lease_wait).await;
+                continue;
+            }
+            Err(refusal) => match course.refused(refusal.no_key(clock::mono()), server.max_wait, &plan) {
                 Some(wait) if worker.pause(wait).await => continue,
                 Some(_) => return refuse(&Fault::shutting_down(), call.surface, trail),
-                None => return course.give_up(worker, &call, &live, Some(refusal), trail),
+                None => {
+                    let refusal = refusal.no_key(clock::mono());
+                    return course.give_up(worker, &call, &live, Some(refusal), trail);
+                }
             },
         };
         trail.attempt(&permit);
         let failed = match attempt(worker, &permit, &mut call, &course.model, plan.deadline()).await {
-            Ok(answer) => return relay(worker, &call, &course, answer, permit, trail),
+            Ok(answer) => {
+                let shown = shown(&call, &answer, &permit);
+                note_owners(worker, call.kind == Kind::Create, shown).await;
+                return relay(worker, &call, &course, answer, permit, trail);
+            }
             Err(failed) => failed,
         };
         let now = clock::now();
-        permit.failed(&failed.outcome, now);
+        permit.failed(&failed.outcome, &failed.body.stated_limits, now);
         trail.last_cause = Some(failed.outcome.cause);
         worker.app.metrics.attempt_failed(failed.outcome.cause);
         let next = course.next(&mut plan, &call, &permit, failed, now);
@@ -85,6 +117,22 @@ pub(crate) async fn answer(
             }
         }
     }
+}
+
+/// Asks the store once for an owner that this replica has not heard of: the only question on a request's way.
+async fn look_up(worker: &Worker, resources: &[Resource]) -> Option<ProjectId> {
+    let app = &worker.app;
+    for resource in resources.iter().take(MOST_LOOKED_UP) {
+        app.metrics.looked_up();
+        let found = app.fabric.store.get(Table::Owners, resource.as_str()).await;
+        let found = found.inspect_err(|error| tracing::debug!(%error, "an owner cannot be looked up"));
+        if let Some((project, ttl_ms)) = found.ok()?.and_then(|value| read_owner(&value, clock::utc())) {
+            let owned = Owned { resource: resource.clone(), project: project.clone(), ttl_ms };
+            app.pool.owners.insert(&owned, clock::mono());
+            return Some(project);
+        }
+    }
+    None
 }
 
 /// One upstream call, read as far as is needed to know whether it is an answer.
@@ -116,10 +164,23 @@ impl Course {
             lane: call.lane(),
             tried: Vec::new(),
             again: None,
+            session: call.session,
             waited: false,
+            leased: false,
             failed: None,
             fallbacks: fallbacks.into_iter().rev().collect(),
         }
+    }
+
+    /// What the next attempt needs.
+    fn want(&self, call: &Call, owner: Option<u32>) -> Want<'_> {
+        let bytes = match &call.payload {
+            // What it refers to has tokens as well.
+            Payload::Held(body, _) if call.resources.is_empty() => u64::try_from(body.len()).ok(),
+            _ => None,
+        };
+        let stores = call.kind == Kind::Create && call.model.as_str().is_empty();
+        Want { tried: &self.tried, project: owner, session: self.session, stores, bytes }
     }
 
     /// What to do without a key: `Some` is how long to wait before looking again.
@@ -130,9 +191,10 @@ impl Course {
             self.lane = model.clone();
             self.model = model;
             self.tried.clear();
+            self.again = None;
             return Some(Duration::ZERO);
         }
-        let wait = refusal.retry_at.since(clock::mono()) + Duration::from_millis(1);
+        let wait = refusal.retry_at.since(clock::mono()) + CONFIRMATION;
         let returns = refusal.retry_at != Mono::FOREVER && refusal.retry_at < plan.deadline();
         if self.waited || !returns || wait > max_wait {
             return None;
@@ -158,10 +220,15 @@ impl Course {
         );
         let repeatable = call.can_repeat() && (call.is_idempotent() || !may_have_been_done);
         let next = plan.next(&failed.outcome, now.mono, fastrand::u32(..));
-        match next {
-            Next::SameKey(_) => self.again = Some(permit.seat),
-            Next::AnotherKey | Next::AnotherKeyAfter(_) => self.tried.push(permit.key_number()),
-            Next::GiveUp => {}
+        self.again = match (next, self.again) {
+            (Next::SameKey(_), _) => Some(Again::First(permit.seat)),
+            (Next::AnotherKeyAfter(_), _) => Some(Again::Last(permit.seat)),
+            // A key that could not even try does not use the retry up.
+            (Next::AnotherKey, Some(Again::Last(seat))) if seat != permit.seat => Some(Again::Last(seat)),
+            _ => None,
+        };
+        if matches!(next, Next::AnotherKey | Next::AnotherKeyAfter(_)) {
+            self.tried.push(permit.key_number());
         }
         self.failed = Some(failed);
         if repeatable { next } else { Next::GiveUp }
@@ -239,9 +306,6 @@ fn relay(
     permit.succeeded(ttfb, clock::mono());
     trail.ttfb = Some(ttfb);
     trail.status = answer.status;
-    if call.kind == Kind::Create {
-        note_owner(worker, call, &answer, &permit);
-    }
     let mut headers = std::mem::take(&mut answer.headers);
     tidy(&mut headers, &answer);
     upload::rewrite_url(&mut headers, call);
@@ -296,26 +360,49 @@ pub(crate) fn mark(headers: &mut HeaderMap, trail: &Trail) {
     headers.insert("x-keyfleet-attempts", HeaderValue::from(trail.attempts));
 }
 
-/// Remembers which project owns what was just made, before the client hears of it.
-fn note_owner(worker: &Worker, call: &Call, answer: &Answer, permit: &Permit) {
+/// What an answer shows to belong to the permit's project: what was just made, and what the client is told of when it
+/// asks for what it has, such as the output of a batch.
+fn shown(call: &Call, answer: &Answer, permit: &Permit) -> Vec<Owned> {
+    let creates = call.kind == Kind::Create;
+    let lists = call.kind == Kind::Other && skim::names_a_collection(&call.path);
+    if !creates && !lists {
+        return Vec::new();
+    }
     let found = skim::skim(&answer.begun);
     let text = |at: std::ops::Range<usize>| std::str::from_utf8(&answer.begun[at]).ok();
-    let mut names: Vec<String> = found.references.into_iter().filter_map(text).map(str::to_owned).collect();
-    if call.path.contains("interactions") {
-        names.extend(found.id.and_then(text).map(|id| format!("interactions/{id}")));
+    let mut names: Vec<String> = Vec::new();
+    if !call.path.contains("interactions") {
+        // All of an interaction but its id may be the model's own words.
+        names.extend(found.references.into_iter().filter_map(text).map(str::to_owned));
+        names.extend(pool::operation(&answer.begun));
     }
+    let kind =
+        call.path.rsplit('/').next().filter(|kind| creates && matches!(*kind, "interactions" | "videos"));
+    names.extend(kind.and_then(|kind| Some(format!("{kind}/{}", text(found.id?)?))));
     names.extend(upload::session(&answer.headers).map(|id| upload::resource(&id)));
     names.dedup();
-    for name in names {
+    let owned = |name: String| {
         let is_file = name.starts_with("files/") || name.starts_with("uploads/");
         let ttl = if is_file { FILE_TTL } else { OTHER_TTL };
-        let owned = Owned {
-            resource: Resource::new(name),
-            project: permit.project().clone(),
-            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-        };
-        worker.app.pool.owners.insert(&owned, clock::mono());
-        worker.app.pool.reports.push(Record::Owned(owned));
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        Owned { resource: Resource::new(name), project: permit.project().clone(), ttl_ms }
+    };
+    names.into_iter().map(owned).collect()
+}
+
+/// Remembers owners. What was made is written down by the coordinator before the client can refer to it; if nobody
+/// answers, it is reported like everything else.
+async fn note_owners(worker: &Worker, creates: bool, shown: Vec<Owned>) {
+    let app = &worker.app;
+    for owned in shown {
+        let is_known = app.pool.owners.of(std::slice::from_ref(&owned.resource), clock::mono()).is_some();
+        if !creates && is_known {
+            continue;
+        }
+        app.pool.owners.insert(&owned, clock::mono());
+        if !creates || app.fabric.bus.ask(Ask::Own(owned.clone())).await.is_err() {
+            app.pool.reports.push(Record::Owned(owned));
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 //! [`Permit::failed`] act on a finding at once (the next request of this replica knows it) and report it to the
 //! coordinator, whose decisions come back through [`Pool::decide`].
 
+mod herald;
 mod lanes;
 mod owners;
 mod permit;
+pub(crate) mod quota;
 mod reports;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -16,21 +18,38 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use keyfleet_core::gate::{Breaker, Gate};
-use keyfleet_core::id::{Egress, KeyId, Model, ProjectId};
-use keyfleet_core::message::{Change, Record, Subject};
+use keyfleet_core::id::{Egress, KeyId, Model, ProjectId, ReplicaId};
+use keyfleet_core::message::{Change, Hint, Record, Subject};
 use keyfleet_core::outcome::Cause;
-use keyfleet_core::select::{Dial, NoKey, Seat, Want};
+use keyfleet_core::select::{Blame, Dial, NoKey, Probes, Seat, Want};
 use keyfleet_core::time::{Mono, Now};
+use keyfleet_fabric::bus::GatewayBus;
 use keyfleet_service::clock;
 use parking_lot::Mutex;
 
-use crate::live::{Live, LiveKey};
-pub(crate) use owners::Owners;
+use crate::live::{Live, LiveKey, ModelLane};
+use herald::Herald;
+pub(crate) use owners::{Owners, is_combined, named, operation};
 pub(crate) use permit::Permit;
+pub(crate) use quota::{Dry, Quota};
 pub(crate) use reports::Reports;
 
 /// How many failed attempts are kept for people to look at.
 const LAST_FAILURES: usize = 20;
+
+/// When to come back for a lease that did not come.
+const LEASE_RETRY: Duration = Duration::from_secs(1);
+/// How many keys without a lease are passed over for one attempt.
+const MOST_COLD: usize = 4;
+
+/// Why there is no permit.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// No key can be used.
+    NoKey(NoKey),
+    /// Keys could be used whose lease on quota is not there yet.
+    Cold,
+}
 
 /// The keys and what is known of them.
 pub(crate) struct Pool {
@@ -39,6 +58,8 @@ pub(crate) struct Pool {
     dials: Mutex<HashMap<KeyId, Arc<Dial>>>,
     models: Mutex<HashMap<(String, Model), Arc<Breaker>>>,
     egresses: Mutex<HashMap<Egress, Arc<EgressState>>>,
+    /// Closed while a day quota of the project is used up; see `Gates::spent`.
+    spent: Mutex<HashMap<ProjectId, Arc<Gate>>>,
     /// The blocks that hold, for lanes that are built later and for people.
     blocks: Mutex<HashMap<Subject, Blocked>>,
     last_validated: Mutex<Option<(KeyId, Mono)>>,
@@ -47,6 +68,17 @@ pub(crate) struct Pool {
     generation: AtomicU64,
     pub(crate) owners: Owners,
     pub(crate) reports: Reports,
+    pub(crate) quota: Quota,
+    herald: Herald,
+}
+
+/// A seat that a request has used, and may use once more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Again {
+    /// It is to be the same, if it still can be.
+    First(usize),
+    /// It is to be another, but if there is none, the same is better than nothing.
+    Last(usize),
 }
 
 /// Why traffic stays away from a subject.
@@ -76,20 +108,33 @@ pub(crate) struct EgressState {
     suspected: AtomicBool,
 }
 
+impl Refusal {
+    /// The refusal in the words of the selection. A lease that does not come within a moment may come within seconds.
+    pub(crate) fn no_key(&self, now: Mono) -> NoKey {
+        match self {
+            Self::NoKey(refusal) => *refusal,
+            Self::Cold => NoKey { blame: Blame::Quota, retry_at: now.plus(LEASE_RETRY) },
+        }
+    }
+}
+
 impl Pool {
-    pub(crate) fn new(live: Live) -> Arc<Self> {
+    pub(crate) fn new(live: Live, bus: Arc<dyn GatewayBus>, replica: &ReplicaId) -> Arc<Self> {
         Arc::new(Self {
             live: ArcSwap::from_pointee(live),
             gates: Mutex::default(),
             dials: Mutex::default(),
             models: Mutex::default(),
             egresses: Mutex::default(),
+            spent: Mutex::default(),
             blocks: Mutex::default(),
             last_validated: Mutex::default(),
             last_failures: Mutex::default(),
             generation: AtomicU64::new(1),
             owners: Owners::default(),
             reports: Reports::default(),
+            quota: Quota::new(replica),
+            herald: Herald::new(bus, replica.clone()),
         })
     }
 
@@ -102,6 +147,7 @@ impl Pool {
     pub(crate) fn replace(&self, mut live: Live) {
         live.keep_counts_of(&self.live());
         let old = self.live.swap(Arc::new(live));
+        self.quota.follow(&self.live().quota_policy());
         self.gather(&old);
     }
 
@@ -126,24 +172,75 @@ impl Pool {
         }
     }
 
-    /// Chooses a key for `model`, which may be none; `again` is a seat to use once more if it still can be.
+    /// Chooses a key for `model`, which may be none, and draws the quota that the attempt needs. `patient` requests may
+    /// be told to wait for a lease.
     pub(crate) fn acquire(
         self: &Arc<Self>,
         live: &Arc<Live>,
         model: &Model,
         want: &Want<'_>,
-        again: Option<usize>,
+        again: Option<Again>,
+        patient: bool,
         now: Now,
-    ) -> Result<Permit, NoKey> {
+    ) -> Result<Permit, Refusal> {
         let lane = self.lane(live, model, now.mono);
-        let same = again.and_then(|index| Some((index, lane.lane.seats().get(index)?.admit(now.mono)?)));
-        let (seat, probes) = if let Some(found) = same {
-            found
-        } else {
-            let pick = lane.lane.select(want, self.generation.load(Acquire), now.mono)?;
-            (pick.index, pick.probes)
+        // Keys whose quota is not there yet; no allocation until there is one.
+        let mut passed_over = Vec::new();
+        let mut again = again;
+        loop {
+            let all;
+            let tried = if passed_over.is_empty() {
+                want.tried
+            } else {
+                all = [want.tried, &passed_over[..]].concat();
+                &all[..]
+            };
+            let want = Want { tried, ..*want };
+            let (seat, probes) = match self.choose(&lane, &want, again.take(), now) {
+                Ok(chosen) => chosen,
+                Err(_) if !passed_over.is_empty() => return Err(Refusal::Cold),
+                Err(refusal) => return Err(Refusal::NoKey(refusal)),
+            };
+            let chosen = &lane.lane.seats()[seat];
+            let patient_still = patient && passed_over.len() < MOST_COLD;
+            match self.quota.draw(&lane.purses[seat], want.bytes, patient_still, now.mono) {
+                Ok(spend) => {
+                    let (pool, live, bytes) = (self.clone(), live.clone(), want.bytes);
+                    return Ok(Permit { pool, live, lane, seat, probes, bytes, begun: None, spend });
+                }
+                Err(dry) => {
+                    if probes.any() {
+                        chosen.return_probes(probes, now.mono);
+                        self.generation.fetch_add(1, AcqRel);
+                    }
+                    match dry {
+                        Dry::Until(until) => chosen.gates.bucket.close(until, None),
+                        Dry::Large(until) => chosen.gates.bucket.close_to_large(want.bytes, until, now.mono),
+                        Dry::Cold if passed_over.len() >= MOST_COLD => return Err(Refusal::Cold),
+                        Dry::Cold => passed_over.push(chosen.key),
+                    }
+                }
+            }
+        }
+    }
+
+    fn choose(
+        &self,
+        lane: &ModelLane,
+        want: &Want<'_>,
+        again: Option<Again>,
+        now: Now,
+    ) -> Result<(usize, Probes), NoKey> {
+        let same = |seat: usize| Some((seat, lane.lane.seats().get(seat)?.admit(want.bytes, now.mono)?));
+        let other = || {
+            let pick = lane.lane.select(want, self.generation.load(Acquire), now.mono);
+            pick.map(|pick| (pick.index, pick.probes))
         };
-        Ok(Permit { pool: self.clone(), live: live.clone(), lane, seat, probes, begun: None })
+        match again {
+            None => other(),
+            Some(Again::First(seat)) => same(seat).map_or_else(other, Ok),
+            Some(Again::Last(seat)) => other().or_else(|refusal| same(seat).ok_or(refusal)),
+        }
     }
 
     /// True if any key may ever serve this model.
@@ -158,7 +255,7 @@ impl Pool {
                 let at = |ms: u64| now.mono.plus(Duration::from_millis(ms));
                 let until = ttl_ms.map_or(Mono::FOREVER, at);
                 let probe = probe_ms.map(at);
-                self.close(subject, Blocked { cause: *cause, until, probe, decided: true });
+                self.close(subject, Blocked { cause: *cause, until, probe, decided: true }, None, now.mono);
                 if let Some(at) = probe {
                     self.on_gates(subject, |gate| gate.schedule_probe(at));
                     self.generation.fetch_add(1, AcqRel);
@@ -167,6 +264,9 @@ impl Pool {
             Change::Cleared { subject, slow_start } => self.open(subject, *slow_start, now.mono),
             Change::Scored { key, score } => self.dial(key).set_score(*score),
             Change::Owned(owned) => self.owners.insert(owned, now.mono),
+            Change::Limited { bucket, limit } => {
+                self.quota.learn(bucket, *limit, &self.live().quota_policy());
+            }
             Change::Validated { key } => *self.last_validated.lock() = Some((key.clone(), now.mono)),
         }
     }
@@ -186,9 +286,27 @@ impl Pool {
         }
     }
 
-    /// Closes the gate of a subject, here and now.
-    fn close(&self, subject: &Subject, blocked: Blocked) {
-        self.on_gates(subject, |gate| gate.close(blocked.until, blocked.probe));
+    /// Closes a subject that another replica has found closed, for as long as the leader cannot have spoken.
+    pub(crate) fn heed(&self, hint: &Hint, now: Now, led: bool) {
+        let Some(ttl) = self.herald.believe(hint, led) else { return };
+        let known =
+            self.blocks.lock().get(&hint.subject).is_some_and(|known| known.until > now.mono.plus(ttl));
+        if !known {
+            let until = now.mono.plus(ttl);
+            let blocked = Blocked { cause: hint.cause, until, probe: None, decided: false };
+            self.close(&hint.subject, blocked, None, now.mono);
+        }
+    }
+
+    /// Closes the gate of a subject, here and now; `bytes` is the size of the body that was refused, if it is known.
+    fn close(&self, subject: &Subject, blocked: Blocked, bytes: Option<u64>, now: Mono) {
+        self.on_gates(subject, |gate| match blocked.cause {
+            Cause::InputTokensPerMinute => gate.close_to_large(bytes, blocked.until, now),
+            _ => gate.close(blocked.until, blocked.probe),
+        });
+        if let (Subject::Bucket(project, _), Cause::PerDay) = (subject, blocked.cause) {
+            self.spent(project).close(blocked.until, None);
+        }
         let mut blocks = self.blocks.lock();
         let known = blocks.entry(subject.clone()).or_insert(blocked);
         if blocked.until >= known.until {
@@ -199,6 +317,9 @@ impl Pool {
     fn open(&self, subject: &Subject, slow_start: bool, now: Mono) {
         self.on_gates(subject, Gate::open);
         self.blocks.lock().remove(subject);
+        if let Subject::Bucket(project, _) = subject {
+            self.look_again_whether_spent(project);
+        }
         if slow_start {
             let live = self.live();
             let concerned = |key: &&LiveKey| match subject {
@@ -245,6 +366,24 @@ impl Pool {
         match subject {
             Subject::KeyModel(key, model) => self.seats_of(key, model, |seat| act(&seat.gates.key_model)),
             _ => act(&self.gate(subject)),
+        }
+    }
+
+    fn spent(&self, project: &ProjectId) -> Arc<Gate> {
+        self.spent.lock().entry(project.clone()).or_default().clone()
+    }
+
+    /// One of the project's quotas is back; others may still be used up.
+    fn look_again_whether_spent(&self, project: &ProjectId) {
+        let spent = self.spent(project);
+        let blocks = self.blocks.lock();
+        let of_day = blocks.iter().filter(|(subject, blocked)| {
+            blocked.cause == Cause::PerDay && matches!(subject, Subject::Bucket(owner, _) if owner == project)
+        });
+        let until = of_day.map(|(_, blocked)| blocked.until).max();
+        spent.open();
+        if let Some(until) = until {
+            spent.close(until, None);
         }
     }
 

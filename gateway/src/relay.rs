@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::answer::{self, Answer, Form};
+use crate::api::interactions;
 use crate::array::Array;
 use crate::error::Fault;
 use crate::pool::Permit;
@@ -61,6 +62,7 @@ pub(crate) struct BrokenOff;
 
 enum Watch {
     Events(Scanner),
+    Interaction(Scanner),
     Array(Array),
     Bytes,
 }
@@ -79,6 +81,7 @@ impl Relay {
         let streams = answer.rest.is_some();
         let watch = match answer.form {
             Form::Events => Watch::Events(Scanner::default()),
+            Form::Interaction => Watch::Interaction(Scanner::of_interaction()),
             Form::Array => Watch::Array(Array::default()),
             Form::Bytes => Watch::Bytes,
         };
@@ -158,22 +161,22 @@ impl Relay {
 
     /// What of the joined bytes the client gets; empty if nothing yet.
     fn pass(&mut self, bytes: Bytes) -> Bytes {
-        match &mut self.watch {
-            Watch::Events(scanner) => match scanner.scan(bytes) {
-                Scanned::Pass(bytes) => bytes,
-                Scanned::Error(before, body) => {
-                    self.upstream_failed(*body);
-                    before
-                }
-            },
+        let scanned = match &mut self.watch {
+            Watch::Events(scanner) | Watch::Interaction(scanner) => scanner.scan(bytes),
             Watch::Array(array) => {
-                array.look(&bytes);
                 self.trail.usage.look(&bytes);
-                bytes
+                array.scan(bytes)
             }
             Watch::Bytes => {
                 self.trail.usage.look(&bytes);
-                bytes
+                return bytes;
+            }
+        };
+        match scanned {
+            Scanned::Pass(bytes) => bytes,
+            Scanned::Error(before, body) => {
+                self.upstream_failed(*body);
+                before
             }
         }
     }
@@ -181,7 +184,7 @@ impl Relay {
     /// The upstream told an error where an answer should go on.
     fn upstream_failed(&mut self, body: ErrorBody) {
         let failed = answer::inside_success(body);
-        self.permit.failed(&failed.outcome, clock::now());
+        self.permit.failed(&failed.outcome, &[], clock::now());
         self.fail(&Fault::upstream(failed.status, &failed.body, &self.permit.live.clone()));
     }
 
@@ -189,7 +192,7 @@ impl Relay {
     fn end(&mut self) -> Result<Bytes, BrokenOff> {
         let mut held = Bytes::new();
         let early = match &mut self.watch {
-            Watch::Events(scanner) => match scanner.finish() {
+            Watch::Events(scanner) | Watch::Interaction(scanner) => match scanner.finish() {
                 Scanned::Pass(bytes) => {
                     held = bytes;
                     !scanner.saw_end() && !self.trail.is_opaque_stream()
@@ -210,7 +213,7 @@ impl Relay {
     fn broken_off(&mut self, cause: Cause) -> Result<(), BrokenOff> {
         self.broken = false;
         if cause != Cause::Cancelled {
-            self.permit.failed(&cause.outcome(), clock::now());
+            self.permit.failed(&cause.outcome(), &[], clock::now());
         }
         self.fail(&match cause {
             Cause::Cancelled => Fault::new(
@@ -230,11 +233,12 @@ impl Relay {
         let surface = self.trail.surface;
         self.farewell = match &self.watch {
             Watch::Events(_) => Some(fault.to_event(surface)),
-            // Between two elements of the array an error can still be its last one.
-            Watch::Array(array) if array.is_between_elements() => {
-                Some(Bytes::from(format!(",{}]", fault.to_json(surface))))
+            Watch::Interaction(_) => Some(interactions::error_event(&fault.code, &fault.message)),
+            // As the last element of the array.
+            Watch::Array(array) => {
+                array.joint().map(|joint| Bytes::from(format!("{joint}{}]", fault.to_json(surface))))
             }
-            Watch::Array(_) | Watch::Bytes => None,
+            Watch::Bytes => None,
         };
     }
 
@@ -299,8 +303,11 @@ impl Body for Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.trail.client_gone = !self.is_complete();
-        if let Watch::Events(scanner) = &mut self.watch {
+        if let Watch::Events(scanner) | Watch::Interaction(scanner) = &mut self.watch {
             self.trail.usage = std::mem::take(&mut scanner.usage);
+        }
+        if let Some(usage) = self.trail.usage.read() {
+            self.permit.settle(usage.input);
         }
         self.trail.finish();
     }

@@ -19,6 +19,7 @@ use crate::budget::{self, Limits};
 use crate::call::{Call, Kind, ModelAt, Payload, Surface};
 use crate::error::{Fault, Retry};
 use crate::live::Live;
+use crate::pool::is_combined;
 use crate::skim::{self, Skim};
 use crate::trail::Trail;
 use crate::{Worker, heartbeat, pipeline, upload, upstream};
@@ -60,8 +61,9 @@ pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Re
         Ok(call) => match live.config.server.stream_heartbeat.filter(|_| call.expects_events()) {
             None => pipeline::answer(&worker, call, live, trail).await,
             Some(interval) => {
+                let known = heartbeat::Early::of(&call, &trail);
                 let page = async move { pipeline::answer(&worker, call, live, trail).await };
-                heartbeat::with(Box::pin(page), interval, surface).await
+                heartbeat::with(Box::pin(page), interval, known).await
             }
         },
         Err(fault) => refuse(&fault, surface, trail),
@@ -136,6 +138,11 @@ async fn prepare(
         method: head.method,
     };
     understand(&mut call, live, &head.headers, &caller);
+    if may_be_rewritten(&call, live)
+        && let Payload::Held(bytes, held) = &mut call.payload
+    {
+        held.grow(bytes.len(), limits.total).map_err(|why| Fault::body_refused(why, limits.body))?;
+    }
     trail.model.clear();
     trail.model.push_str(call.model.as_str());
     trail.stream = call.stream;
@@ -218,6 +225,16 @@ fn understand(call: &mut Call, live: &Live, headers: &HeaderMap, caller: &Caller
     call.session = session(call, &found, live.config.server.session_affinity, headers, caller);
 }
 
+/// Whether a copy of the body may be sent in its place.
+fn may_be_rewritten(call: &Call, live: &Live) -> bool {
+    let name = call.model.as_str();
+    let has_other_names = || {
+        live.config.fallbacks.contains_key(name)
+            || live.config.groups.iter().any(|group| group.model_aliases.contains_key(name))
+    };
+    call.top_p_at.is_some() || matches!(call.model_at, ModelAt::Body(_)) && has_other_names()
+}
+
 /// What keeps requests together, if anything does.
 fn session(
     call: &Call,
@@ -227,7 +244,12 @@ fn session(
     caller: &Caller,
 ) -> Option<u64> {
     let named = headers.get("x-keyfleet-session").map(HeaderValue::as_bytes);
-    if call.kind == Kind::Create || skim::names_a_collection(&call.path) {
+    let together = match call.kind {
+        // What refers to nothing, and is not needed together with anything, may be made in any project.
+        Kind::Create => named.is_some() || !call.resources.is_empty() || is_combined(&call.path),
+        _ => skim::names_a_collection(&call.path),
+    };
+    if together {
         // What a client stores should be together, so that one request can refer to all of it.
         return Some(hash(named.unwrap_or(caller.name.as_bytes())));
     }

@@ -24,6 +24,11 @@ pub(crate) struct Entrance {
 }
 
 impl Entrance {
+    /// Everything goes through the router.
+    pub(crate) fn routed(routes: Router) -> Self {
+        Self { routes, direct: None }
+    }
+
     /// Answers a request. A panic on the way is a 500, and ends nothing else.
     pub(crate) async fn answer(self, request: Request) -> Response {
         let answered = AssertUnwindSafe(async {
@@ -52,14 +57,14 @@ pub(crate) fn clients(worker: Worker, with_ops: bool) -> Entrance {
         None => Entrance { routes: own, direct: Some(worker) },
         Some(cors) => {
             let api = Router::new().fallback(request::handle).with_state(worker);
-            Entrance { routes: own.fallback_service(api).layer(cors), direct: None }
+            Entrance::routed(own.fallback_service(api).layer(cors))
         }
     }
 }
 
 /// What operators and their tools reach, if they have a listener of their own.
 pub(crate) fn operators(app: Arc<App>) -> Entrance {
-    Entrance { routes: routes(app), direct: None }
+    Entrance::routed(routes(app))
 }
 
 fn routes(app: Arc<App>) -> Router {

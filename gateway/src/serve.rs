@@ -2,11 +2,14 @@
 //! worker is a runtime of one thread with its own connections to the upstream, so that a request never changes
 //! threads. That costs a fifth less than one work-stealing runtime, and few long connections still spread evenly.
 
+mod activity;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,15 +20,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::activity::{Answering, Observed, Order, Patience, Watchers, Wire};
 use crate::request::Peer;
 use crate::router::Entrance;
 
-/// How long a client may take for the head of a request, and stay silent before it: longer than the minute for which
-/// load balancers keep a connection, so that it is they who close it, never just when they send something.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Connections that wait for their worker to look at them.
 const HANDOVER: usize = 1_024;
 /// More connections than this are not accepted until some end.
@@ -44,13 +46,22 @@ pub(crate) struct ServingThread {
 
 /// Starts a worker. It ends when the sender of connections is gone and every connection has ended.
 pub(crate) fn start(name: String, entrance: Entrance, soft: CancellationToken) -> io::Result<ServingThread> {
+    start_with(name, entrance, soft, Patience::USUAL)
+}
+
+fn start_with(
+    name: String,
+    entrance: Entrance,
+    soft: CancellationToken,
+    patience: Patience,
+) -> io::Result<ServingThread> {
     let (connections, accepted) = mpsc::channel(HANDOVER);
     let open = Arc::new(AtomicUsize::new(0));
     let count = open.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new()
         .name(name)
-        .spawn(move || runtime.block_on(work(accepted, entrance, count, soft)))?;
+        .spawn(move || runtime.block_on(work(accepted, entrance, count, soft, patience)))?;
     Ok(ServingThread { connections, open, thread })
 }
 
@@ -59,19 +70,37 @@ async fn work(
     entrance: Entrance,
     open: Arc<AtomicUsize>,
     soft: CancellationToken,
+    patience: Patience,
 ) {
     let tasks = TaskTracker::new();
-    while let Some((stream, peer)) = accepted.recv().await {
-        let counted = Counted(open.clone());
-        let Ok(stream) = TcpStream::from_std(stream) else { continue };
-        let served = serve(stream, peer, entrance.clone(), soft.clone());
-        tasks.spawn(async move {
-            served.await;
-            drop(counted);
-        });
+    let mut watchers = Watchers::new(patience);
+    let mut ticks = tokio::time::interval(patience.tick);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            next = accepted.recv() => {
+                let Some((stream, peer)) = next else { break };
+                let counted = Counted(open.clone());
+                let Ok(stream) = TcpStream::from_std(stream) else { continue };
+                let served = serve(stream, peer, entrance.clone(), watchers.enrol());
+                tasks.spawn(async move {
+                    served.await;
+                    drop(counted);
+                });
+            }
+            _ = ticks.tick(), if !tasks.is_empty() => watchers.tick(),
+            () = soft.cancelled(), if !watchers.are_draining() => watchers.finish(),
+        }
     }
+    watchers.finish();
     tasks.close();
-    tasks.wait().await;
+    let mut ended = std::pin::pin!(tasks.wait());
+    loop {
+        tokio::select! {
+            () = ended.as_mut() => return,
+            _ = ticks.tick() => watchers.tick(),
+        }
+    }
 }
 
 /// A connection in the count of its worker.
@@ -83,45 +112,42 @@ impl Drop for Counted {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, entrance: Entrance, soft: CancellationToken) {
+async fn serve(stream: TcpStream, peer: SocketAddr, entrance: Entrance, observed: Observed) {
     // Without it small writes wait for acknowledgements; failing to set it is no reason not to serve.
     let _ = stream.set_nodelay(true);
-    let spoken = Arc::new(AtomicBool::new(false));
-    let heard = spoken.clone();
+    let activity = observed.activity.clone();
+    let wire = Wire { stream: TokioIo::new(stream), observed: observed.clone() };
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        heard.store(true, Relaxed);
+        let running = observed.request(request.version());
         request.extensions_mut().insert(Peer(peer));
         let answer = entrance.clone().answer(request.map(Body::new));
-        async { Ok::<_, Infallible>(answer.await) }
+        async { Ok::<_, Infallible>(answer.await.map(|body| Answering { body, running })) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    // Silence is measured on the wire: the library's own limit counts the time between requests as well.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(wire, service);
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = silence(&spoken) => return,
-        () = soft.cancelled() => {
+    let mut obeyed = Order::GoOn;
+    let ended = std::future::poll_fn(|cx| {
+        let order = activity.poll_order(cx);
+        if order > obeyed {
+            obeyed = order;
             connection.as_mut().graceful_shutdown();
-            connection.await
         }
-    };
-    if let Err(error) = ended {
+        match connection.as_mut().poll(cx) {
+            Poll::Pending if order == Order::Cut => Poll::Ready(Ok(())),
+            polled => polled,
+        }
+    });
+    if let Err(error) = ended.await {
         tracing::debug!(%peer, %error, "a connection ended with an error");
-    }
-}
-
-/// Ends if no request has come in time. The builder waits without a limit for the bytes that tell the protocol.
-async fn silence(spoken: &AtomicBool) {
-    tokio::time::sleep(HEAD_TIMEOUT).await;
-    if spoken.load(Relaxed) {
-        std::future::pending::<()>().await;
     }
 }
 
@@ -157,4 +183,88 @@ pub(crate) async fn accept(listener: TcpListener, workers: &[ServingThread], sof
 /// Lets the workers end: no more connections, and those that are open run out.
 pub(crate) fn close(workers: Vec<ServingThread>) -> Vec<JoinHandle<()>> {
     workers.into_iter().map(|worker| worker.thread).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::Router;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(10);
+    const NEVER: u32 = u32::MAX;
+    /// Far more than anything here takes.
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A client of a worker that has this patience, and a route whose answer takes long.
+    async fn connect(head: u32, idle: u32) -> TcpStream {
+        let slow = get(async || tokio::time::sleep(TICK * 20).await);
+        let entrance = Entrance::routed(Router::new().route("/", get(async || "ok")).route("/slow", slow));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let patience = Patience { tick: TICK, head, idle };
+        let worker = start_with("worker".to_owned(), entrance, CancellationToken::new(), patience).unwrap();
+        tokio::spawn(async move { accept(listener, &[worker], &CancellationToken::new()).await });
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    /// Everything that comes until the other side closes.
+    async fn read_to_end(client: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        // A reset is an end as well.
+        let _ = tokio::time::timeout(SOON, client.read_to_end(&mut text))
+            .await
+            .expect("the connection is closed");
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_head_that_comes_byte_by_byte_is_not_waited_for() {
+        let (mut from, mut to) = connect(3, NEVER).await.into_split();
+        let dribble = async {
+            let _ = to.write_all(b"GET / HTTP/1.1\r\nx-long: ").await;
+            while to.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        let mut text = Vec::new();
+        let ended = async {
+            let _ = from.read_to_end(&mut text).await;
+        };
+        tokio::time::timeout(SOON, async { tokio::join!(dribble, ended) }).await.expect("it is cut");
+        assert!(text.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_is_not_waited_for() {
+        assert_eq!(read_to_end(&mut connect(3, NEVER).await).await, "");
+    }
+
+    #[tokio::test]
+    async fn the_time_between_requests_has_a_limit_of_its_own() {
+        let mut client = connect(NEVER, 3).await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert!(read_to_end(&mut client).await.ends_with("ok"), "an answer, and then the end");
+
+        let mut client = connect(3, NEVER).await;
+        for _ in 0..3 {
+            client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            while !answer.ends_with("ok") {
+                answer.push(char::from(client.read_u8().await.expect("it is still open")));
+            }
+            tokio::time::sleep(TICK * 10).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_is_no_silence() {
+        let mut client = connect(1, 1).await;
+        client.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert!(read_to_end(&mut client).await.starts_with("HTTP/1.1 200"));
+    }
 }

@@ -43,7 +43,9 @@ pub(crate) struct Skim {
     pub(crate) id: Option<Range<usize>>,
 }
 
-/// Reads a body. What is no JSON object yields what was found until it stopped making sense.
+/// Reads a body. What is no JSON object yields what was found until it stopped making sense. An event is crossed like
+/// a literal up to its first quote, so what it is about counts as the top: an interaction's first event says what was
+/// made.
 pub(crate) fn skim(body: &[u8]) -> Skim {
     let mut found = Skim::default();
     let mut at = 0;
@@ -230,6 +232,20 @@ mod tests {
         for more in ["", r#",{"role":"model","parts":[]}"#] {
             assert_eq!(opening(&format!(r#"{{"contents":[{user}{more}]}}"#)).as_deref(), Some(user));
         }
+    }
+
+    #[test]
+    fn an_event_tells_what_was_made() {
+        let id = |body: &str| skim(body.as_bytes()).id.map(|range| body[range].to_owned());
+        for name in ["", "event: interaction.created\n"] {
+            let event = |json: &str| format!("{name}data: {json}\n\ndata: {{\"id\":\"no\"}}\n\n");
+            let created = r#"{"event_type":"interaction.created","interaction":{"id":"v1_a","status":"x"}}"#;
+            assert_eq!(id(&event(created)).as_deref(), Some("v1_a"));
+            let first = r#"{"interaction":{"status":"x","id":"v1_b"},"id":"no"}"#;
+            assert_eq!(id(&event(first)).as_deref(), Some("v1_b"));
+            assert_eq!(id(&event(r#"{"event_type":"interaction.status_update"}"#)), None);
+        }
+        assert_eq!(id("data: [DONE]\n\n"), None);
     }
 
     #[test]

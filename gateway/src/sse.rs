@@ -5,11 +5,15 @@
 //! Whole events pass. The beginning of one waits for its rest, which no client could use either: if the upstream
 //! breaks off, what follows is not glued to half an event.
 
+mod usage;
+
 use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
-use memchr::memmem::{Finder, FinderRev};
+use memchr::memmem::Finder;
+
+pub(crate) use usage::{Usage, UsageWatch};
 
 /// An event that is larger passes as it comes.
 const MAX_HELD: usize = MAX_ERROR_BODY;
@@ -37,6 +41,11 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
+    /// For the events of an interaction, which end in their own way.
+    pub(crate) fn of_interaction() -> Self {
+        Self { end: EndWatch { of_interaction: true, ..EndWatch::default() }, ..Self::default() }
+    }
+
     /// Looks at a chunk.
     pub(crate) fn scan(&mut self, chunk: Bytes) -> Scanned {
         let chunk = if self.held.is_empty() {
@@ -86,7 +95,12 @@ impl Scanner {
 
     fn error(&mut self, chunk: &Bytes, at: usize, ended: usize) -> Scanned {
         let error = Box::new(read_error(&chunk[at..ended]));
-        Scanned::Error(self.note(chunk.slice(..at)), error)
+        // The event may have lines before its data, such as its name.
+        let event = match events_end(&chunk[..at]) {
+            0 if self.within_event => at,
+            end => end,
+        };
+        Scanned::Error(self.note(chunk.slice(..event)), error)
     }
 
     /// The first line of whole events that is an error.
@@ -148,13 +162,30 @@ fn is_error(line: &[u8]) -> bool {
         return matches!(line.first(), Some(b'{' | b'['));
     };
     let data = data.trim_ascii_start();
-    let object = data.strip_prefix(b"[").map_or(data, <[u8]>::trim_ascii_start);
-    object.strip_prefix(b"{").is_some_and(|fields| fields.trim_ascii_start().starts_with(b"\"error\""))
+    is_error_object(data.strip_prefix(b"[").map_or(data, <[u8]>::trim_ascii_start))
+}
+
+/// Whether JSON is an object whose first field is `error`, or an interaction's event that has one.
+pub(crate) fn is_error_object(json: &[u8]) -> bool {
+    let Some(fields) = json.strip_prefix(b"{") else { return false };
+    let first = fields.trim_ascii_start();
+    // One look is enough for an answer of the other surfaces.
+    first.starts_with(b"\"e")
+        && (first.starts_with(b"\"error\"") || first.starts_with(b"\"event_") && is_error_event(json))
+}
+
+/// Whether the event of an interaction is an error: its type may stand before it. Cold, so that it costs the other
+/// streams nothing.
+#[cold]
+fn is_error_event(json: &[u8]) -> bool {
+    let line = &json[..memchr::memchr(b'\n', json).unwrap_or(json.len())];
+    find(line, b"\"error\"").is_some() && ErrorBody::parse(line).is_error()
 }
 
 /// Looks for what ends an answer, also across chunks.
 #[derive(Debug, Default)]
 struct EndWatch {
+    of_interaction: bool,
     seen: bool,
     tail: Vec<u8>,
 }
@@ -163,6 +194,8 @@ static DONE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("data: [DO
 /// What the names of all reasons end with, so that one search finds them all.
 static REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("eason\":"));
 const REASONS: [&[u8]; 3] = [b"\"finish_r", b"\"finishR", b"\"blockR"];
+/// The last event of an interaction is `interaction.complete`, or `interaction.completed` where it has steps.
+static COMPLETE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("interaction.complete"));
 const TAIL: usize = 24;
 
 impl EndWatch {
@@ -170,20 +203,30 @@ impl EndWatch {
         if self.seen || chunk.is_empty() {
             return;
         }
-        self.seen = is_end(chunk);
+        self.seen = self.is_end(chunk);
         if !self.tail.is_empty() {
-            self.seen |= is_end(&[&self.tail, &chunk[..chunk.len().min(TAIL)]].concat());
+            self.seen |= self.is_end(&[&self.tail, &chunk[..chunk.len().min(TAIL)]].concat());
         }
         keep_seam(&mut self.tail, chunk, TAIL);
     }
-}
 
-fn is_end(bytes: &[u8]) -> bool {
-    let is_reason = |at: usize| {
-        let value = bytes[at + REASON.needle().len()..].trim_ascii_start();
-        REASONS.iter().any(|name| bytes[..at].ends_with(name)) && !value.starts_with(b"null")
-    };
-    DONE.find(bytes).is_some() || REASON.find_iter(bytes).any(is_reason)
+    fn is_end(&self, bytes: &[u8]) -> bool {
+        let is_reason = |at: usize| {
+            let value = bytes[at + REASON.needle().len()..].trim_ascii_start();
+            REASONS.iter().any(|name| bytes[..at].ends_with(name)) && !value.starts_with(b"null")
+        };
+        // In a text that quotes it, the quote behind it is escaped.
+        let is_complete = |at: usize| {
+            let behind = &bytes[at + COMPLETE.needle().len()..];
+            behind.strip_prefix(b"d").unwrap_or(behind).first() == Some(&b'"')
+        };
+        DONE.find(bytes).is_some()
+            || if self.of_interaction {
+                COMPLETE.find_iter(bytes).any(is_complete)
+            } else {
+                REASON.find_iter(bytes).any(is_reason)
+            }
+    }
 }
 
 /// Keeps the end of a piece that is cut within a line, so that what stands across the cut is found. No name that is
@@ -198,93 +241,6 @@ fn keep_seam(seam: &mut Vec<u8>, chunk: &[u8], len: usize) {
     }
     seam.extend_from_slice(&chunk[chunk.len().saturating_sub(len)..]);
     seam.drain(..seam.len().saturating_sub(len));
-}
-
-/// Keeps the last usage that passed: the upstream's figures are running totals.
-#[derive(Debug, Default)]
-pub(crate) struct UsageWatch {
-    last: Vec<u8>,
-    /// The last one may go on in the next chunk.
-    open: bool,
-    /// The end of the last chunk, where the name of the next one may have begun.
-    seam: Vec<u8>,
-}
-
-/// Tokens of one answer, as the upstream counts them.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Usage {
-    pub(crate) input: u64,
-    pub(crate) output: u64,
-}
-
-static USAGE: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new("\"usage"));
-/// A usage object is shorter than this.
-const MAX_USAGE: usize = 2_048;
-/// The length of the longest name, with its quotes and colon.
-const SEAM: usize = 16;
-
-/// Where the last usage begins. Inside an answer's text the quotes are escaped, so few of these are not real ones.
-fn last_usage(bytes: &[u8]) -> Option<usize> {
-    let mut to = bytes.len();
-    for _ in 0..8 {
-        let at = USAGE.rfind(&bytes[..to])?;
-        let names = [b"\"usage\":".as_slice(), b"\"usageMetadata\":"];
-        if names.iter().any(|name| bytes[at..].starts_with(name)) {
-            return Some(at);
-        }
-        to = at;
-    }
-    None
-}
-
-impl UsageWatch {
-    pub(crate) fn look(&mut self, chunk: &[u8]) {
-        if let Some(at) = last_usage(chunk) {
-            self.keep(&chunk[at..]);
-        } else if let Some(usage) = self.usage_across(chunk) {
-            self.keep(&usage);
-        } else if self.open {
-            let room = MAX_USAGE - self.last.len();
-            self.last.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            self.open = self.last.len() < MAX_USAGE;
-        }
-        keep_seam(&mut self.seam, chunk, SEAM);
-    }
-
-    /// A usage whose name began in the last piece.
-    fn usage_across(&self, chunk: &[u8]) -> Option<Vec<u8>> {
-        if self.seam.is_empty() {
-            return None;
-        }
-        let mut across = [&self.seam, &chunk[..chunk.len().min(MAX_USAGE)]].concat();
-        let at = last_usage(&across).filter(|at| *at < self.seam.len())?;
-        across.drain(..at);
-        Some(across)
-    }
-
-    fn keep(&mut self, usage: &[u8]) {
-        self.last.clear();
-        self.last.extend_from_slice(&usage[..usage.len().min(MAX_USAGE)]);
-        self.open = usage.len() < MAX_USAGE;
-    }
-
-    /// The last usage.
-    pub(crate) fn read(&self) -> Option<Usage> {
-        let number = |name: &str| -> Option<u64> {
-            let at = find(&self.last, name.as_bytes())? + name.len();
-            let rest = self.last[at..].trim_ascii_start();
-            let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
-            std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
-        };
-        let native = number("\"promptTokenCount\":").map(|input| {
-            let output = number("\"candidatesTokenCount\":").unwrap_or_default();
-            Usage { input, output: output + number("\"thoughtsTokenCount\":").unwrap_or_default() }
-        });
-        native.or_else(|| {
-            let input = number("\"prompt_tokens\":")?;
-            Some(Usage { input, output: number("\"completion_tokens\":").unwrap_or_default() })
-        })
-    }
 }
 
 #[cfg(test)]
@@ -362,6 +318,43 @@ mod tests {
                     "{form} in pieces of {size}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn the_error_of_an_interaction_is_caught_with_its_name() {
+        let first = "event: interaction.created\ndata: {\"event_type\":\"interaction.created\",\"interaction\":{\"error\":1}}\n\n";
+        for error in [
+            "data: {\"event_type\":\"error\",\"error\":{\"code\":\"unavailable\"}}\n\n",
+            "data: {\"event_id\":\"e\",\"event_type\":\"error\", \"error\" : {\"code\":\"unavailable\"}}\r\n\r\n",
+            "data: {\"error\":{\"code\":\"unavailable\"},\"event_type\":\"error\"}\n\n",
+        ] {
+            let text = format!("{first}event: error\n{error}");
+            for size in 1..=text.len() {
+                let (passed, found, _) = feed(&text, size);
+                assert_eq!(passed, first, "in pieces of {size}");
+                assert_eq!(found.map(|error| error.status).as_deref(), Some("unavailable"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_interaction_ends_with_its_last_event() {
+        let event = |kind: &str| format!("data: {{\"event_type\":\"{kind}\"}}\n\n");
+        let ended = |text: &str| {
+            let mut scanner = Scanner::of_interaction();
+            for piece in text.as_bytes().chunks(5) {
+                scanner.scan(Bytes::copy_from_slice(piece));
+            }
+            scanner.saw_end()
+        };
+        for end in [event("interaction.complete"), event("interaction.completed"), "data: [DONE]\n\n".into()]
+        {
+            assert!(ended(&end), "{end}");
+        }
+        let quoted = event("content.delta\",\"text\":\"\\\"interaction.complete\\\"");
+        for middle in [event("interaction.created"), quoted, event("finishReason\":\"STOP")] {
+            assert!(!ended(&middle), "{middle}");
         }
     }
 

@@ -1,13 +1,15 @@
-//! The background conversation with the coordinator: decisions in, findings out. Nothing here is on the way of a
-//! request.
+//! The background conversation with the coordinator: decisions in, findings out, and leases. Nothing here is on the way
+//! of a request.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
-use keyfleet_core::id::ReplicaId;
-use keyfleet_core::message::{Delta, Report};
-use keyfleet_fabric::local::{News, Unreachable};
+use keyfleet_core::ledger;
+use keyfleet_core::message::{Answer, Ask, Beat, Delta, Report};
+use keyfleet_core::time::Now;
+use keyfleet_fabric::bus::{Heard, Unreachable};
+use keyfleet_fabric::store::StoreError;
 use keyfleet_service::clock;
 use tokio_util::sync::CancellationToken;
 
@@ -15,90 +17,147 @@ use crate::App;
 
 /// How often answers are reported; failures go at once.
 const FLUSH: Duration = Duration::from_millis(500);
-/// How long to wait before asking again for a snapshot that did not come.
-const RESYNC: Duration = Duration::from_millis(200);
-/// How long the end of the process waits for the reader of the log.
-const LAST_FLUSH: Duration = Duration::from_secs(2);
-/// How often the lines of finished requests are written.
-const LOG_FLUSH: Duration = Duration::from_millis(50);
+/// The most findings of one report.
+const MOST_RECORDS: usize = 1_024;
+/// How long to wait before trying again what did not work.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long the last words of this process may take.
+const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Runs until `stop`; everything that was found is reported when it returns.
+/// Runs until `stop`, or until the coordinator is gone for good; what was found is reported when it returns.
 pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
-    let replica = ReplicaId::new(
-        uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid().to_string(),
-    );
-    let mut talk = Talk { app, replica, seq: 0, rev: None };
-    let mut deltas = talk.app.coordinator.deltas();
-    let mut flush = tokio::time::interval(FLUSH);
-    let mut log_flush = tokio::time::interval(LOG_FLUSH);
-    for timer in [&mut flush, &mut log_flush] {
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        // None of them ends unless the other side is gone for good.
+        () = follow(&app) => {}
+        () = report(&app) => {}
+        () = lease(&app) => {}
     }
-    let mut writing: Option<tokio::task::JoinHandle<()>> = None;
-    loop {
-        if talk.rev.is_none() {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = talk.resync() => {}
-            }
-            continue;
-        }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            news = deltas.next() => match news {
-                News::Delta(delta) => talk.apply(&delta),
-                News::Missed => talk.rev = None,
-                News::Gone => break,
-            },
-            () = talk.app.pool.reports.arrived() => talk.report(),
-            _ = flush.tick() => {
-                talk.app.pool.gather(&talk.app.pool.live());
-                talk.report();
-            }
-            _ = log_flush.tick() => {
-                // On a thread of its own: the reader of our output may be slow. While it is, lines wait and then drop.
-                if writing.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
-                    let app = talk.app.clone();
-                    writing = Some(tokio::task::spawn_blocking(move || app.log.flush()));
-                }
-            }
-        }
+    if !stop.is_cancelled() {
+        tracing::error!("the coordinator is gone: nobody decides about keys any more");
     }
-    talk.app.pool.gather(&talk.app.pool.live());
-    talk.report();
-    let app = talk.app;
-    let last = tokio::task::spawn_blocking(move || app.log.flush());
-    if tokio::time::timeout(LAST_FLUSH, last).await.is_err() {
-        tracing::debug!("nobody reads the log");
+    let last = async {
+        let _ = app.fabric.bus.ask(Ask::Lease(app.pool.quota.leave())).await;
+        app.pool.gather(&app.pool.live());
+        let mut reports = app.reporting.lock().await;
+        while let Some(report) = reports.next(&app) {
+            if app.fabric.bus.report(&report).await.is_err() {
+                break;
+            }
+            reports.sent();
+        }
+    };
+    if tokio::time::timeout(FAREWELL, last).await.is_err() {
+        tracing::warn!("the last findings could not be reported in time");
     }
 }
 
-struct Talk {
-    app: Arc<App>,
-    replica: ReplicaId,
-    seq: u64,
-    /// The revision that the pool is at; `None`: a snapshot is needed.
+/// Follows decisions: everything that holds first, and then what changes.
+async fn follow(app: &App) {
+    let mut state = Following { app, epoch: 0, rev: None };
+    loop {
+        let mut news = match app.fabric.bus.listen().await {
+            Ok(news) => news,
+            Err(Unreachable::Gone) => return,
+            Err(error) => {
+                tracing::debug!(%error, "decisions cannot be heard");
+                // What is stored is known all the same.
+                state.catch_up().await;
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        };
+        loop {
+            if state.rev.is_none() {
+                state.catch_up().await;
+            }
+            if state.rev.is_none() {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            match news.next().await {
+                Heard::Delta(delta) => state.apply(&delta),
+                Heard::Beat(beat) => state.hear(beat).await,
+                Heard::Hint(hint) => app.pool.heed(&hint, clock::now(), app.is_led(clock::mono())),
+                Heard::Missed => state.catch_up().await,
+                Heard::Resigned => {}
+                Heard::Gone => return,
+            }
+        }
+    }
+}
+
+struct Following<'a> {
+    app: &'a App,
+    epoch: u64,
+    /// The revision that the pool is at; `None`: everything has to be read.
     rev: Option<u64>,
 }
 
-impl Talk {
-    async fn resync(&mut self) {
-        match self.app.coordinator.snapshot().await {
-            Ok(snapshot) => {
+impl Following<'_> {
+    /// Reads what was missed from the store, or all of it.
+    async fn catch_up(&mut self) {
+        let store = &self.app.fabric.store;
+        if let Some(rev) = self.rev
+            && let Ok(Some(missed)) = store.since(rev).await
+        {
+            for delta in &missed {
+                self.apply(delta);
+            }
+            return;
+        }
+        match store.load().await {
+            Ok(image) => {
+                let (snapshot, unread) = ledger::snapshot(&image);
+                if unread > 0 {
+                    tracing::warn!(
+                        entries = unread,
+                        "some of the stored state cannot be read and is left out"
+                    );
+                }
                 let now = clock::now();
                 self.app.pool.decide_all(&snapshot.changes, now);
                 self.rev = Some(snapshot.rev);
-                self.app.state_at.store(now.mono.as_ms(), Release);
+                self.saw(snapshot.epoch);
+                self.heard(now);
             }
-            Err(Unreachable::Full | Unreachable::Gone) => tokio::time::sleep(RESYNC).await,
+            Err(error) => self.complain(&error),
         }
+    }
+
+    /// The leader is alive and at this revision. If that is another than ours, decisions were lost.
+    async fn hear(&mut self, beat: Beat) {
+        if beat.epoch < self.epoch {
+            return; // it does not know yet that it was replaced
+        }
+        let same = self.rev == Some(beat.rev) && beat.epoch == self.epoch;
+        if beat.epoch > self.epoch && self.rev != Some(beat.rev) {
+            // A store that lost writes counts its revisions anew.
+            self.rev = None;
+        }
+        self.saw(beat.epoch);
+        if !same && self.rev != Some(beat.rev) {
+            self.catch_up().await;
+        }
+        self.heard(clock::now());
+    }
+
+    fn saw(&mut self, epoch: u64) {
+        self.epoch = self.epoch.max(epoch);
+        self.app.pool.quota.saw_epoch(self.epoch);
+    }
+
+    fn heard(&self, now: Now) {
+        self.app.state_at.store(now.mono.as_ms(), Release);
     }
 
     fn apply(&mut self, delta: &Delta) {
         let Some(rev) = self.rev else { return };
-        if delta.rev <= rev {
-            return; // the snapshot held it already
+        let known = delta.rev <= rev && delta.epoch == self.epoch;
+        if known || delta.epoch < self.epoch {
+            return; // it was applied already, or comes from a leader that was replaced
         }
+        // Something is missing; or a new leader decides anew what was decided, since its store lost it.
         if delta.prev != rev {
             self.rev = None;
             return;
@@ -106,18 +165,89 @@ impl Talk {
         let now = clock::now();
         delta.changes.iter().for_each(|change| self.app.pool.decide(change, now));
         self.rev = Some(delta.rev);
-        self.app.state_at.store(now.mono.as_ms(), Release);
+        self.saw(delta.epoch);
+        self.heard(now);
     }
 
-    fn report(&mut self) {
-        let records = self.app.pool.reports.take();
-        if records.is_empty() {
-            return;
-        }
-        let report = Report { replica: self.replica.clone(), seq: self.seq + 1, records };
-        match self.app.coordinator.report(report) {
-            Ok(()) => self.seq += 1,
-            Err((_, report)) => self.app.pool.reports.put_back(report.records),
+    fn complain(&self, error: &StoreError) {
+        if self.rev.is_none() {
+            tracing::warn!(%error, "the state of the keys cannot be read");
         }
     }
 }
+
+/// The report that is on its way, if any: it is sent unchanged until it is stored.
+#[derive(Debug, Default)]
+pub(crate) struct Reporting {
+    seq: u64,
+    under_way: Option<Report>,
+}
+
+impl Reporting {
+    /// The report to send now.
+    fn next(&mut self, app: &App) -> Option<Report> {
+        if self.under_way.is_none() {
+            let records = app.pool.reports.take(MOST_RECORDS);
+            if records.is_empty() {
+                return None;
+            }
+            let report = Report { replica: app.replica.clone(), seq: self.seq + 1, records };
+            self.under_way = Some(report);
+        }
+        self.under_way.clone()
+    }
+
+    fn sent(&mut self) {
+        self.seq += 1;
+        self.under_way = None;
+    }
+}
+
+/// Reports what was found, one report at a time.
+async fn report(app: &App) {
+    let mut flush = tokio::time::interval(FLUSH);
+    flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = app.pool.reports.arrived() => {}
+            _ = flush.tick() => app.pool.gather(&app.pool.live()),
+        }
+        loop {
+            let mut reporting = app.reporting.lock().await;
+            let Some(report) = reporting.next(app) else { break };
+            match app.fabric.bus.report(&report).await {
+                Ok(()) => reporting.sent(),
+                Err(Unreachable::Gone) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "findings wait");
+                    drop(reporting);
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+}
+
+/// Keeps quota in hand.
+async fn lease(app: &App) {
+    let quota = &app.pool.quota;
+    loop {
+        tokio::select! {
+            () = quota.low.notified() => {}
+            () = tokio::time::sleep_until(clock::instant(quota.next_poll())) => quota.forget_idle(),
+        }
+        while let Some(request) = quota.poll() {
+            match app.fabric.bus.ask(Ask::Lease(request)).await {
+                Ok(Answer::Lease(reply)) => quota.answered(&reply),
+                Err(Unreachable::Gone) => return,
+                Ok(_) | Err(_) => {
+                    quota.unanswered();
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

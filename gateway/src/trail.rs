@@ -8,10 +8,12 @@ use http::StatusCode;
 use keyfleet_core::id::KeyId;
 use keyfleet_core::outcome::Cause;
 use keyfleet_service::clock;
+use keyfleet_service::logging::Line;
 
 use crate::App;
 use crate::call::Surface;
 use crate::error::Fault;
+use crate::redact::redact;
 use crate::sse::{Usage, UsageWatch};
 
 /// The record of one request. Whatever way the request ends, dropping it writes the line.
@@ -83,7 +85,7 @@ impl Trail {
         self.error = Some(format!("in stream: {} {}", fault.status.as_u16(), fault.code));
     }
 
-    /// Writes the line.
+    /// Counts the request, and leaves its line to the thread that writes it: the client waits for neither.
     pub(crate) fn finish(&mut self) {
         if std::mem::replace(&mut self.finished, true) {
             return;
@@ -93,20 +95,76 @@ impl Trail {
         if !self.app.logs_requests {
             return;
         }
-        let line = if self.app.logs_json { self.json(usage) } else { self.human(usage) };
-        self.app.log.write(line.as_bytes());
+        self.app.log.write(Box::new(Ended {
+            app: self.app.clone(),
+            id: std::mem::take(&mut self.id),
+            client: self.client.clone(),
+            surface: self.surface,
+            path: std::mem::take(&mut self.path),
+            model: std::mem::take(&mut self.model),
+            stream: self.stream,
+            group: std::mem::take(&mut self.group),
+            key: self.key.take(),
+            attempts: self.attempts,
+            last_cause: self.last_cause,
+            status: self.status,
+            usage,
+            ttfb: self.ttfb,
+            client_gone: self.client_gone,
+            error: self.error.take(),
+            bytes: self.bytes,
+            took: self.began.elapsed(),
+            at_ms: clock::utc().as_ms(),
+        }));
+    }
+}
+
+/// A request that is over.
+struct Ended {
+    app: Arc<App>,
+    id: String,
+    client: Arc<str>,
+    surface: Surface,
+    path: String,
+    model: String,
+    stream: bool,
+    group: String,
+    key: Option<KeyId>,
+    attempts: u32,
+    last_cause: Option<Cause>,
+    status: StatusCode,
+    usage: Usage,
+    ttfb: Option<Duration>,
+    client_gone: bool,
+    error: Option<String>,
+    bytes: u64,
+    took: Duration,
+    at_ms: i64,
+}
+
+impl Line for Ended {
+    fn write(&self, out: &mut Vec<u8>) {
+        let line = if self.app.logs_json { self.json() } else { self.human() };
+        out.extend_from_slice(line.as_bytes());
+    }
+}
+
+impl Ended {
+    /// What a client has sent as a name, without secrets.
+    fn clean(&self, name: &str) -> String {
+        redact(name, &self.app.pool.live())
     }
 
     /// For eyes.
-    fn human(&self, usage: Usage) -> String {
+    fn human(&self) -> String {
         let mut line = format!(
             "{} {} {} {}",
             self.status.as_u16(),
             self.surface.as_str(),
-            if self.model.is_empty() { &self.path } else { &self.model },
+            self.clean(if self.model.is_empty() { &self.path } else { &self.model }),
             self.key.as_ref().map_or("-", KeyId::as_str),
         );
-        let tokens = (usage.input, usage.output);
+        let tokens = (self.usage.input, self.usage.output);
         let _ =
             write!(line, " attempts={} bytes={} tokens={}+{}", self.attempts, self.bytes, tokens.0, tokens.1);
         if let Some(cause) = self.last_cause {
@@ -118,21 +176,20 @@ impl Trail {
         if self.client_gone {
             line.push_str(" client_gone");
         }
-        let _ = write!(line, " {:.1}ms id={}", self.began.elapsed().as_secs_f64() * 1000.0, self.id);
+        let _ = write!(line, " {:.1}ms id={}", self.took.as_secs_f64() * 1000.0, self.clean(&self.id));
         line.replace(char::is_control, "?")
     }
 
     /// For machines.
-    fn json(&self, usage: Usage) -> String {
+    fn json(&self) -> String {
         let mut line = String::with_capacity(512);
-        let _ =
-            write!(line, r#"{{"time_ms":{},"level":"INFO","message":"request","id":"#, clock::utc().as_ms());
-        quote(&mut line, &self.id);
+        let _ = write!(line, r#"{{"time_ms":{},"level":"INFO","message":"request","id":"#, self.at_ms);
+        quote(&mut line, &self.clean(&self.id));
         for (name, value) in [
             ("client", &*self.client),
             ("surface", self.surface.as_str()),
-            ("path", self.path.as_str()),
-            ("model", self.model.as_str()),
+            ("path", &self.clean(&self.path)),
+            ("model", &self.clean(&self.model)),
             ("group", self.group.as_str()),
             ("key", self.key.as_ref().map_or("", KeyId::as_str)),
             ("last_failure", self.last_cause.map_or("", Cause::as_str)),
@@ -150,14 +207,14 @@ impl Trail {
             self.attempts,
             self.status.as_u16(),
             self.bytes,
-            usage.input,
-            usage.output,
+            self.usage.input,
+            self.usage.output,
             self.client_gone,
         );
         if let Some(ttfb) = self.ttfb {
             let _ = write!(line, r#""ttfb_ms":{}.{:03},"#, ttfb.as_millis(), ttfb.subsec_micros() % 1_000);
         }
-        let took = self.began.elapsed();
+        let took = self.took;
         let _ = write!(line, r#""duration_ms":{}.{:03}}}"#, took.as_millis(), took.subsec_micros() % 1_000);
         line
     }

@@ -1,8 +1,9 @@
 //! The HTTP client: builds one request, sends it once, times out. It knows no policy.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -19,6 +20,7 @@ use reqwest::Url;
 use crate::call::{Call, ModelAt, Payload, Surface};
 use crate::live::LiveGroup;
 use crate::pool::Permit;
+use crate::pool::quota::Spend;
 
 const GOOGLE_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
@@ -94,7 +96,11 @@ pub(crate) async fn send(
         Cause::Connect
     })?;
     let upload = Arc::new(Upload::default());
-    let request = request(permit, call, model, &upload).ok_or(Cause::BadRequest)?;
+    let request = request(permit, call, model, &upload)
+        .ok_or_else(|| if permit.spend().lapsed() { Cause::PermitLapsed } else { Cause::BadRequest })?;
+    if request.body().is_none() && !permit.spend().board(clock::mono()) {
+        return Err(Cause::PermitLapsed);
+    }
     let patience = permit.live.config.server.request_timeout;
     let sent = async {
         let mut sent = pin!(client.execute(request));
@@ -109,6 +115,7 @@ pub(crate) async fn send(
     };
     match sent.await {
         Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) if permit.spend().lapsed() => Err(Cause::PermitLapsed),
         Ok(Err(_)) if upload.broken.load(Relaxed) => Err(Cause::BadRequest),
         Ok(Err(error)) if error.is_connect() => Err(Cause::Connect),
         Ok(Err(error)) if error.is_timeout() => Err(Cause::Timeout),
@@ -139,6 +146,35 @@ impl Upload {
     }
 }
 
+/// A body that is sent only if the quota drawn for it still counts.
+struct Counted {
+    body: Option<Bytes>,
+    spend: Spend,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        let Some(body) = self.body.take() else { return Poll::Ready(None) };
+        let boards = self.spend.board(clock::mono());
+        let lapsed = || std::io::Error::other("the quota for it has lapsed");
+        Poll::Ready(Some(boards.then(|| http_body::Frame::data(body)).ok_or_else(lapsed)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_none()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.body.as_ref().map_or(0, |body| body.len() as u64))
+    }
+}
+
 fn request(
     permit: &Permit,
     call: &mut Call,
@@ -163,9 +199,20 @@ fn request(
     *request.body_mut() = match &mut call.payload {
         Payload::Held(body, _) if body.is_empty() => None,
         Payload::Held(body, _) => {
-            Some(edited(body, &call.model_at, renamed, call.top_p_at.zip(top_p)).into())
+            let body = edited(body, &call.model_at, renamed, call.top_p_at.zip(top_p));
+            // Whatever is counted is looked at once more when there is a connection to send it on.
+            Some(if permit.spend().counts() {
+                reqwest::Body::wrap(Counted { body: Some(body), spend: permit.spend().clone() })
+            } else {
+                body.into()
+            })
         }
-        Payload::Stream(body) => Some(upload.clone().watch(body.take()?)),
+        Payload::Stream(body) => {
+            if !permit.spend().board(clock::mono()) {
+                return None;
+            }
+            Some(upload.clone().watch(body.take()?))
+        }
     };
     Some(request)
 }

@@ -22,6 +22,7 @@ pub(crate) fn asked(method: &Method, path: &str) -> Asked {
     let (rest_at, rest) = behind_version(path);
     let resource = skim::reference(rest.as_bytes()).map(|name| Resource::new(&rest[name]));
     let mut asked = Asked {
+        // An interaction too: it is a model's answer, but one that is stored.
         kind: if method == Method::POST { Kind::Create } else { Kind::Other },
         model: Model::new(""),
         model_at: ModelAt::Nowhere,
@@ -29,10 +30,6 @@ pub(crate) fn asked(method: &Method, path: &str) -> Asked {
         stream: false,
         resource,
     };
-    if rest.starts_with("interactions") && method == Method::POST {
-        // A model's answer, but one that is stored: it is made only once.
-        asked.kind = Kind::Create;
-    }
     let Some((at, name, verb)) = model_and_verb(rest_at, rest) else { return asked };
     if verb.is_empty() {
         asked.kind = Kind::Other;
@@ -55,7 +52,7 @@ pub(crate) fn asked(method: &Method, path: &str) -> Asked {
 }
 
 /// Splits `upload/v1beta/` and its like off; the position of the rest.
-fn behind_version(path: &str) -> (usize, &str) {
+pub(crate) fn behind_version(path: &str) -> (usize, &str) {
     let at = path.find("/v1").map_or(0, |at| at + 1).min(path.len());
     let start = if path.starts_with("v1") { 0 } else { at };
     let end = path[start..].find('/').map_or(path.len(), |slash| start + slash + 1);

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use keyfleet_core::gate::{Breaker, Gate};
 use keyfleet_core::id::Model;
 use keyfleet_core::message::Subject;
-use keyfleet_core::select::{FULL_SHARE, Gates, Lane, Seat};
+use keyfleet_core::quota::rules::covers;
+use keyfleet_core::select::{FULL_SHARE, Gates, Lane, Seat, name_hash};
 use keyfleet_core::time::Mono;
 
 use super::Pool;
@@ -53,12 +54,20 @@ impl Pool {
             priorities.into_iter().map(|priority| self.tier(live, &name, &upstream, priority)).collect();
         let lane = Lane::new(tiers, fastrand::u64(..));
         self.close_known(live, &lane, &upstream);
+        let policy = live.quota_policy();
+        let purses = lane.seats().iter().map(|seat| {
+            let key = &live.keys[seat.key as usize];
+            let project = &live.projects[key.project as usize];
+            self.quota.purses(project, &upstream[key.group as usize], &policy)
+        });
+        let purses = purses.collect();
         let tallies = lane.seats().iter().map(|_| Tally::default()).collect();
         let egresses = live.egresses.iter().map(|(egress, _)| self.egress(egress)).collect();
         ModelLane {
             lane,
             upstream,
             egresses,
+            purses,
             tallies,
             served: AtomicBool::new(false),
             used: AtomicU64::new(now.as_ms()),
@@ -106,6 +115,7 @@ impl Pool {
         Seat {
             key: u32::try_from(index).unwrap_or(u32::MAX),
             project: key.project,
+            home: name_hash(project.as_str()),
             share: share.clamp(1, FULL_SHARE),
             dial: self.dial(&key.id),
             gates: Gates {
@@ -115,6 +125,7 @@ impl Pool {
                 project: self.gate(&Subject::Project(project.clone())),
                 model: breaker,
                 egress: self.egress(&live.egresses[key.egress as usize].0).breaker.clone(),
+                spent: self.spent(project),
             },
         }
     }
@@ -139,6 +150,7 @@ impl Pool {
         let blocks = self.blocks.lock();
         self.gates.lock().retain(|subject, gate| Arc::strong_count(gate) > 1 || blocks.contains_key(subject));
         drop(blocks);
+        self.quota.forget_unused();
         self.models.lock().retain(|_, breaker| Arc::strong_count(breaker) > 1);
     }
 }
@@ -152,41 +164,5 @@ fn make_room(lanes: &mut Lanes) {
 
 /// True if a group's patterns cover a model; a request without a model is everybody's.
 fn serves(patterns: &[String], model: &Model) -> bool {
-    patterns.is_empty()
-        || model.as_str().is_empty()
-        || patterns.iter().any(|pattern| matches(pattern, model.as_str()))
-}
-
-/// `*` stands for any run of characters.
-fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
-    let mut parts: Vec<_> = parts.collect();
-    let Some(last) = parts.pop() else { return rest.is_empty() };
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns() {
-        for (pattern, name, expected) in [
-            ("gemini-2.5-flash", "gemini-2.5-flash", true),
-            ("gemini-2.5-flash", "gemini-2.5-flash-lite", false),
-            ("gemini-*", "gemini-2.5-flash", true),
-            ("*flash*", "gemini-2.5-flash-lite", true),
-            ("*-lite", "gemini-2.5-flash", false),
-            ("a*b*a", "aba", true),
-            ("a*a", "a", false),
-            ("*", "", true),
-        ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
-        }
-    }
+    model.as_str().is_empty() || covers(patterns, model)
 }

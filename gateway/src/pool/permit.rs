@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::time::Duration;
 
 use keyfleet_core::block;
+use keyfleet_core::error_body::StatedLimit;
 use keyfleet_core::id::{Model, ProjectId};
 use keyfleet_core::message::{Record, Subject};
 use keyfleet_core::outcome::{Cause, Outcome, Scope};
@@ -12,6 +13,7 @@ use keyfleet_core::select::{Probes, Seat};
 use keyfleet_core::time::{Mono, Now};
 use keyfleet_service::clock;
 
+use super::quota::Spend;
 use super::{Blocked, EgressState, LastFailure, Pool};
 use crate::live::{Live, LiveKey, ModelLane};
 
@@ -27,8 +29,12 @@ pub(crate) struct Permit {
     pub(super) lane: Arc<ModelLane>,
     pub(crate) seat: usize,
     pub(super) probes: Probes,
+    /// The size of the body, if it bounds the tokens.
+    pub(super) bytes: Option<u64>,
     /// An answer has begun, so many ms after it was asked for. It counts once it has ended without a failure.
     pub(super) begun: Option<u32>,
+    /// The quota that it drew.
+    pub(super) spend: Spend,
 }
 
 impl Permit {
@@ -56,6 +62,16 @@ impl Permit {
 
     fn seat(&self) -> &Seat {
         &self.lane.lane.seats()[self.seat]
+    }
+
+    /// The quota of this attempt.
+    pub(crate) fn spend(&self) -> &Spend {
+        &self.spend
+    }
+
+    /// The upstream has told how many input tokens it counted.
+    pub(crate) fn settle(&self, input_tokens: u64) {
+        self.spend.settle(input_tokens);
     }
 
     /// The upstream began to answer; `ttfb` is the time to its first byte. What goes wrong later is told to
@@ -92,7 +108,8 @@ impl Permit {
     }
 
     /// The attempt failed. Everything that follows from it holds when this returns.
-    pub(crate) fn failed(&mut self, outcome: &Outcome, now: Now) {
+    /// `stated`: the limits that the error told.
+    pub(crate) fn failed(&mut self, outcome: &Outcome, stated: &[StatedLimit], now: Now) {
         self.begun = None;
         let probes = std::mem::take(&mut self.probes);
         let draw = fastrand::u32(..);
@@ -116,6 +133,11 @@ impl Permit {
             retry_after_ms: outcome.retry_after.and_then(|span| u64::try_from(span.as_millis()).ok()),
             draw,
             probe: own.iter().any(|probe| probes.has(*probe) && concerned.has(*probe)),
+            limits: stated
+                .iter()
+                .filter(|_| self.live.config.quota.learn_limits && outcome.scope == Scope::Bucket)
+                .filter_map(|stated| Some((stated.dimension.quota()?, stated.limit)))
+                .collect(),
         });
     }
 
@@ -153,7 +175,9 @@ impl Permit {
         if let Some(window) = block::window(outcome, 0, &self.live.blocks, now.utc, draw) {
             let until = now.mono_at(window.until);
             let probe = window.probe_after.map(|span| now.mono.plus(span));
-            self.pool.close(&subject, Blocked { cause: outcome.cause, until, probe, decided: false });
+            let blocked = Blocked { cause: outcome.cause, until, probe, decided: false };
+            self.pool.close(&subject, blocked, self.bytes, now.mono);
+            self.pool.herald.tell(&subject, outcome.cause, until, now.mono);
         }
         if outcome.cause.is_terminal() {
             tracing::warn!(key = %key, %project, cause = outcome.cause.as_str(), "out of rotation until a check succeeds");

@@ -30,19 +30,12 @@ impl Reports {
         }
     }
 
-    /// Puts back what could not be sent, in front.
-    pub(crate) fn put_back(&self, mut records: Vec<Record>) {
+    /// Takes the first ones, so many at most.
+    pub(crate) fn take(&self, most: usize) -> Vec<Record> {
         let mut waiting = self.waiting.lock();
-        records.append(&mut waiting);
-        let over = records.len().saturating_sub(LIMIT);
-        records.truncate(LIMIT);
-        *waiting = records;
-        self.dropped.fetch_add(over as u64, Relaxed);
-    }
-
-    /// Takes everything.
-    pub(crate) fn take(&self) -> Vec<Record> {
-        std::mem::take(&mut self.waiting.lock())
+        let most = most.min(waiting.len());
+        let rest = waiting.split_off(most);
+        std::mem::replace(&mut waiting, rest)
     }
 
     /// Waits until something is there.

@@ -16,7 +16,13 @@ const PROBE_PATIENCE: Duration = Duration::from_mins(15);
 pub struct Gate {
     closed_until: AtomicU64,
     probe_at: AtomicU64,
+    /// Bodies of fewer bytes than this may pass while it is closed.
+    small: AtomicU64,
 }
+
+/// A request of a part of the tokens that were too many may well pass. Each refusal divides again, so that few are
+/// needed to find what is left.
+const SMALL: u64 = 4;
 
 /// What a gate says at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +37,7 @@ pub enum Passage {
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { closed_until: AtomicU64::new(0), probe_at: AtomicU64::new(u64::MAX) }
+        Self { closed_until: AtomicU64::new(0), probe_at: AtomicU64::new(u64::MAX), small: AtomicU64::new(0) }
     }
 }
 
@@ -44,6 +50,14 @@ impl Gate {
             Passage::ProbeDue
         } else {
             Passage::Closed
+        }
+    }
+
+    /// What it says at `now` to a request with a body of `bytes`, if that is known.
+    pub fn passage_of(&self, bytes: Option<u64>, now: Mono) -> Passage {
+        match self.passage(now) {
+            Passage::Closed if bytes.is_some_and(|bytes| bytes < self.small.load(Acquire)) => Passage::Open,
+            passage => passage,
         }
     }
 
@@ -62,8 +76,25 @@ impl Gate {
     }
 
     /// Closes it until `until`; `probe` is when one request may try before that. A gate that is closed for longer
-    /// stays as it is.
+    /// stays closed as long.
     pub fn close(&self, until: Mono, probe: Option<Mono>) {
+        self.small.store(0, Release);
+        self.extend(until, probe);
+    }
+
+    /// Closes it until `until` because a quota of tokens refused a body of `bytes`, if that is known: much smaller
+    /// ones may still pass, unless it is closed for another reason too.
+    pub fn close_to_large(&self, bytes: Option<u64>, until: Mono, now: Mono) {
+        let known = if self.passage(now) == Passage::Open {
+            bytes.map_or(0, |_| u64::MAX)
+        } else {
+            self.small.load(Acquire)
+        };
+        self.small.store(bytes.map_or(known, |bytes| known.min(bytes / SMALL)), Release);
+        self.extend(until, None);
+    }
+
+    fn extend(&self, until: Mono, probe: Option<Mono>) {
         if self.closed_until.fetch_max(until.as_ms(), AcqRel) <= until.as_ms() {
             self.probe_at.store(probe.unwrap_or(Mono::FOREVER).as_ms(), Release);
         }
@@ -174,6 +205,28 @@ mod tests {
         breaker.succeeded(&POLICY, at(11));
         assert!(breaker.succeeded(&POLICY, at(12)));
         assert_eq!(breaker.gate.passage(at(12)), Passage::Open);
+    }
+
+    #[test]
+    fn a_quota_of_tokens_lets_small_bodies_pass() {
+        let gate = Gate::default();
+        let passes = |bytes, now| gate.passage_of(Some(bytes), at(now)) == Passage::Open;
+        gate.close_to_large(Some(4_000), at(1_000), at(0));
+        assert_eq!([999, 1_000].map(|bytes| passes(bytes, 1)), [true, false]);
+        assert_eq!(gate.passage_of(None, at(1)), Passage::Closed, "of unknown size");
+        gate.close_to_large(Some(800), at(1_000), at(1));
+        gate.close_to_large(Some(4_000), at(1_000), at(1));
+        assert_eq!([199, 200].map(|bytes| passes(bytes, 1)), [true, false], "the smallest counts");
+        gate.close_to_large(None, at(1_500), at(1));
+        assert_eq!([passes(199, 1_400), passes(200, 1_400)], [true, false], "another replica's word");
+        gate.close_to_large(Some(40_000), at(3_000), at(2_000));
+        assert!(passes(9_999, 2_500), "a new window is a new quota");
+        gate.close(at(2_600), None);
+        assert!(!passes(1, 2_500), "the number of requests is another matter");
+        gate.close_to_large(Some(40_000), at(3_000), at(2_500));
+        assert!(!passes(1, 2_500), "and remains so");
+        gate.close_to_large(None, at(9_000), at(4_000));
+        assert!(!passes(1, 4_500), "what was refused elsewhere is not known here");
     }
 
     #[test]

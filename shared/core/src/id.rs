@@ -69,6 +69,10 @@ name! {
     Egress
 }
 name! {
+    /// A named client of the gateway, as in `server.clients`.
+    ClientName
+}
+name! {
     /// Something stored upstream that belongs to one project: `files/x`, `cachedContents/x`, `batches/x`…
     Resource
 }

@@ -22,6 +22,8 @@ pub mod id;
 pub mod ledger;
 pub mod message;
 pub mod outcome;
+pub mod quota;
 pub mod retry;
 pub mod select;
+pub mod state;
 pub mod time;

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::health::Score;
 use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
 use crate::outcome::{Cause, Scope};
+use crate::quota::message::{LeaseReply, LeaseRequest};
+use crate::quota::{Bucket, Dimension};
 
 /// What a replica saw, in the order in which it saw it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +53,9 @@ pub enum Record {
         draw: u32,
         /// It was the single request that a block had let through.
         probe: bool,
+        /// The limits that the error told.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        limits: Vec<(Dimension, u64)>,
     },
     /// Something was created upstream that only this project can use.
     Owned(Owned),
@@ -112,6 +117,13 @@ pub enum Change {
     },
     /// Ownership of a resource.
     Owned(Owned),
+    /// What a bucket may hold by the upstream's word, which does not count where an operator has given a limit.
+    Limited {
+        /// Which.
+        bucket: Bucket,
+        /// How much; `None`: nobody knows.
+        limit: Option<u64>,
+    },
     /// The prober found a key valid.
     Validated {
         /// Which.
@@ -122,6 +134,8 @@ pub enum Change {
 /// Decisions that follow those of revision `prev`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
+    /// The leader's epoch. Decisions of lower ones than were seen are ignored.
+    pub epoch: u64,
     /// The revision that these lead to.
     pub rev: u64,
     /// The revision that they apply to.
@@ -133,8 +147,100 @@ pub struct Delta {
 /// All decisions that hold at a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
+    /// The epoch of the leader that wrote it down.
+    pub epoch: u64,
     /// The revision.
     pub rev: u64,
     /// The decisions.
     pub changes: Vec<Change>,
+}
+
+/// What one replica just found out, for the others to act on at once. It can only close, never open, and holds no
+/// longer than the receiver allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    /// Who found it.
+    pub replica: ReplicaId,
+    /// What to stay away from.
+    pub subject: Subject,
+    /// Why.
+    pub cause: Cause,
+    /// For how long, in ms, counted from `age_ms` ago.
+    pub ttl_ms: u64,
+    /// How long ago it was found, in ms.
+    pub age_ms: u64,
+}
+
+/// The leader is alive, and this is where it stands: what reveals that the last decisions were lost on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// The leader's epoch.
+    pub epoch: u64,
+    /// The revision of its decisions.
+    pub rev: u64,
+}
+
+/// What somebody asks the leader, who answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Ask {
+    /// For quota.
+    Lease(LeaseRequest),
+    /// To remember who owns a resource, before the client hears of it.
+    Own(Owned),
+    /// For an operator.
+    Operate {
+        /// What to do.
+        operation: Operation,
+        /// Who asks, for the audit.
+        by: String,
+    },
+}
+
+/// What an operator can do to a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Operation {
+    /// Keep traffic away for a while.
+    Block {
+        /// From which key.
+        key: KeyId,
+        /// For how long, in ms.
+        ttl_ms: u64,
+    },
+    /// Let traffic back that a block keeps away.
+    Unblock {
+        /// To which key.
+        key: KeyId,
+    },
+    /// Keep traffic away until it is enabled.
+    Disable {
+        /// From which key.
+        key: KeyId,
+    },
+    /// Undo that.
+    Enable {
+        /// Of which key.
+        key: KeyId,
+    },
+    /// Look now whether it works.
+    Probe {
+        /// Which key.
+        key: KeyId,
+    },
+}
+
+/// What the leader answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Answer {
+    /// Quota.
+    Lease(LeaseReply),
+    /// It is written down.
+    Done,
+    /// It cannot be.
+    Refused {
+        /// Why, for people.
+        why: String,
+    },
 }

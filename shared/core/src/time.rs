@@ -75,6 +75,56 @@ impl Utc {
     }
 }
 
+/// Milliseconds that the ledger has been led: the living leader's clock moves it on, and it stands still while nobody
+/// leads. It is stored, never sent, and never later than the time that has really passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LedgerTime(u64);
+
+impl LedgerTime {
+    /// From milliseconds.
+    pub const fn from_ms(ms: u64) -> Self {
+        Self(ms)
+    }
+
+    /// In milliseconds.
+    pub const fn as_ms(self) -> u64 {
+        self.0
+    }
+
+    /// This moment plus a span.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(ms(span)))
+    }
+
+    /// How long after `earlier` this is; zero if it is before.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// How a leader moves ledger time on. It goes slower than the leader's own clock by more than clocks drift, so that a
+/// window of ledger time is never shorter than one of real time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerClock {
+    base: LedgerTime,
+    since: Mono,
+}
+
+impl LedgerClock {
+    /// Goes on from where the last leader was.
+    pub const fn resume(base: LedgerTime, now: Mono) -> Self {
+        Self { base, since: now }
+    }
+
+    /// How far ledger time has come.
+    pub fn at(&self, now: Mono) -> LedgerTime {
+        let elapsed = now.since(self.since);
+        self.base.plus(elapsed.saturating_sub(elapsed / 1_000))
+    }
+}
+
 /// One reading of both clocks of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {

@@ -1,16 +1,17 @@
-//! A choice allocates nothing, however many keys are dead.
+//! A choice allocates nothing, in none of the ways to choose, however many keys are dead.
 
 use std::sync::Arc;
 
 use keyfleet_core::gate::{Breaker, Gate};
-use keyfleet_core::select::{FULL_SHARE, Gates, Lane, Seat, Want};
+use keyfleet_core::select::{FULL_SHARE, Gates, Lane, Seat, Want, name_hash};
 use keyfleet_core::time::Mono;
 
 fn lane(keys: u32) -> Lane {
     let (model, egress) = (Arc::new(Breaker::default()), Arc::new(Breaker::default()));
-    let seat = |key| Seat {
+    let seat = |key: u32| Seat {
         key,
-        project: key,
+        project: key / 2,
+        home: name_hash(&format!("p{}", key / 2)),
         share: FULL_SHARE,
         dial: Arc::default(),
         gates: Gates {
@@ -20,6 +21,7 @@ fn lane(keys: u32) -> Lane {
             project: Arc::default(),
             model: model.clone(),
             egress: egress.clone(),
+            spent: Arc::default(),
         },
     };
     Lane::new(vec![(0..keys).map(seat).collect()], 7)
@@ -32,14 +34,25 @@ fn choosing_allocates_nothing() {
     for seat in lane.seats().iter().skip(30) {
         seat.gates.key.close(Mono::FOREVER, None);
     }
+    let wants = |n: u64| {
+        let project = u32::try_from(n % 15).unwrap_or_default();
+        [
+            Want::default(),
+            Want { project: Some(project), ..Want::default() },
+            Want { session: Some(n), ..Want::default() },
+            Want { session: Some(n), stores: true, bytes: Some(n), ..Want::default() },
+        ]
+    };
     let counted = allocation_counter::measure(|| {
-        for _ in 0..10_000 {
-            assert!(lane.select(&Want::default(), 0, now).is_ok());
+        for want in (0..10_000).flat_map(wants) {
+            assert!(lane.select(&want, 0, now).is_ok());
         }
         for seat in lane.seats() {
             seat.gates.key.close(Mono::FOREVER, None);
         }
-        assert!(lane.select(&Want::default(), 0, now).is_err());
+        for want in wants(1) {
+            assert!(lane.select(&want, 0, now).is_err());
+        }
     });
     assert_eq!(counted.count_total, 0);
 }

@@ -1,7 +1,8 @@
-//! How gateways and the coordinator reach each other, and where the state that outlives them is kept.
+//! How gateways and the coordinator reach each other ([`bus`]), and where the state is kept that outlives them
+//! ([`store`]). Each has two worlds: one process with nothing installed, and many with NATS and Redis. The suites in
+//! `tests` are the contract that both worlds keep.
 //!
-//! In one process, [`local`] carries messages through bounded channels and [`file`](mod@file) keeps the state in
-//! one file. Messages are those of `keyfleet_core::message`, so nothing above this crate knows how they travel.
+//! Messages are those of `keyfleet_core::message`, so nothing above this crate knows how they travel.
 
-pub mod file;
-pub mod local;
+pub mod bus;
+pub mod store;

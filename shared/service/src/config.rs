@@ -7,12 +7,16 @@
 mod groups;
 mod inputs;
 mod layers;
+mod limits;
+mod nats;
 mod network;
 mod options;
+mod pending;
 mod place;
 mod print;
 mod problem;
 mod reader;
+mod redis;
 mod schema;
 mod server;
 mod unknown;
@@ -32,8 +36,8 @@ pub use place::{Origin, Path, Step};
 pub use print::{Setting, print};
 pub use problem::{EXIT_CODE, Problem, Problems};
 pub use schema::{
-    AuthMode, Bare429, Client, Config, Failure, Group, IpNet, Key, Monitoring, Project, RateLimit, Secret,
-    Server, SessionAffinity,
+    AuthMode, Bare429, Client, Config, Coordinator, Failure, Group, IpNet, Key, LimitRule, Monitoring, Nats,
+    NatsLogin, Project, Quota, RateLimit, Redis, Secret, Server, SessionAffinity, WhenUnleased,
 };
 
 use groups::Seen;
@@ -54,6 +58,8 @@ pub struct Sources {
     pub env: BTreeMap<String, String>,
     /// The arguments.
     pub cli: CliOverrides,
+    /// Whose arguments these are.
+    pub program: Program,
 }
 
 impl std::fmt::Debug for Sources {
@@ -64,26 +70,43 @@ impl std::fmt::Debug for Sources {
             .field("file", &self.file)
             .field("env", &env)
             .field("cli", &self.cli)
+            .field("program", &self.program)
             .finish()
     }
+}
+
+/// The programs that read one and the same file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Program {
+    /// Listens at `server.host` and `server.port`.
+    #[default]
+    Gateway,
+    /// Listens at `coordinator.host` and `coordinator.port`.
+    Coordinator,
 }
 
 /// Arguments that override options.
 #[derive(Debug, Clone, Default)]
 pub struct CliOverrides {
-    /// `server.host`
+    /// `server.host`, or `coordinator.host`
     pub host: Option<String>,
-    /// `server.port`
+    /// `server.port`, or `coordinator.port`
     pub port: Option<u16>,
 }
 
 impl Sources {
-    /// The sources of this process: the file that was named, else `CONFIG_PATH`, else `config.yaml` if there is one.
+    /// The sources of this process, which is a coordinator; else as [`Self::of_process`].
+    pub fn of_coordinator(file: Option<PathBuf>, cli: CliOverrides) -> Self {
+        Self { program: Program::Coordinator, ..Self::of_process(file, cli) }
+    }
+
+    /// The sources of this process, which is a gateway: the file that was named, else `CONFIG_PATH`, else
+    /// `config.yaml` if there is one.
     pub fn of_process(file: Option<PathBuf>, cli: CliOverrides) -> Self {
         let text = |name: std::ffi::OsString| name.to_string_lossy().into_owned();
         let env: BTreeMap<_, _> =
             std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
-        let mut sources = Self { file, env, cli };
+        let mut sources = Self { file, env, cli, program: Program::Gateway };
         let default = PathBuf::from(DEFAULT_FILE);
         if sources.path().is_none() && default.exists() {
             sources.file = Some(default);
@@ -135,7 +158,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let figment = Figment::new()
         .merge(Given { layer: Layer::File, content })
         .merge(Given { layer: Layer::Environment, content: environment.content.clone() })
-        .merge(layers::command_line(&sources.cli));
+        .merge(layers::command_line(sources.program, &sources.cli));
     let cx = Context {
         figment,
         problems: RefCell::new(environment.problems.clone()),
@@ -207,6 +230,8 @@ fn read(cx: &Context, sources: &Sources) -> Config {
     let mut groups = groups::read(&list, &mut seen);
     groups::from_variables(&list, &sources.env, &mut groups, &mut seen);
     cx.problems.borrow_mut().extend(seen.problems());
+    let redis = redis::read(&mut root);
+    let coordinator = options::coordinator(&mut root, &server.host);
     let config = Config {
         server,
         projects: groups::projects(&root.field("projects"), &groups),
@@ -215,9 +240,14 @@ fn read(cx: &Context, sources: &Sources) -> Config {
         rate_limit: options::rate_limit(&mut root),
         monitoring: options::monitoring(&mut root),
         fallbacks: options::fallbacks(&mut root),
+        limits: limits::limits(&root.field("limits")),
+        quota: options::quota(&mut root),
+        nats: nats::read(&mut root, redis.is_some()),
+        redis,
+        coordinator,
     };
-    options::later(&mut root);
     root.finish();
+    pending::warn(cx);
     config
 }
 

@@ -1,9 +1,11 @@
-//! The operator's options about failures, as the core takes them.
+//! The operator's options about failures and quotas, as the core takes them.
 
 use keyfleet_core::block::Policy;
 use keyfleet_core::gate::BreakerPolicy;
+use keyfleet_core::id::ProjectId;
+use keyfleet_core::quota::rules::{Rule, Rules};
 
-use crate::config::{Bare429, Failure};
+use crate::config::{Bare429, Config, Failure, LimitRule};
 
 impl Failure {
     /// What decides about blocks.
@@ -22,5 +24,23 @@ impl Failure {
             successes: self.breaker_successes,
             recovery: self.breaker_recovery,
         }
+    }
+}
+
+impl Config {
+    /// The limits that operators gave, in the form in which quotas are kept.
+    pub fn rules(&self) -> Rules {
+        let rule = |rule: &&LimitRule| Rule {
+            models: rule.models.clone(),
+            rpm: rule.rpm,
+            tpm: rule.tpm,
+            rpd: rule.rpd,
+        };
+        let lists = |project: &ProjectId| {
+            self.limit_rules(project).iter().map(|list| list.iter().map(rule).collect()).collect()
+        };
+        let projects = self.projects.keys().map(|project| (project.clone(), lists(project))).collect();
+        let reserve_permille = self.quota.configured.reserve_permille();
+        Rules { projects, client: None, reserve_permille }
     }
 }

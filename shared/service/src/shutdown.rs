@@ -55,7 +55,7 @@ impl Shutdown {
         self.inner.soft.cancel();
         let (name, code) = next(&mut terminate, &mut interrupt).await;
         tracing::warn!(signal = name, "ending at once");
-        std::process::exit(code);
+        end(code)
     }
 
     /// Cancelled when no new work may begin.
@@ -79,15 +79,34 @@ impl Shutdown {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let soft = self.inner.soft.clone();
+        self.spawn_critical_until(&self.inner.soft, name, task)
+    }
+
+    /// As [`Shutdown::spawn_critical`], for a task that works on during the shutdown: it may return only after `stop`.
+    pub fn spawn_critical_until<F>(
+        &self,
+        stop: &CancellationToken,
+        name: &'static str,
+        task: F,
+    ) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = stop.clone();
         let task = tokio::spawn(task);
         self.inner.tasks.spawn(async move {
-            if let Some(death) = outlived_by(task, &soft).await {
+            if let Some(death) = outlived_by(task, &stop).await {
                 tracing::error!(task = name, ?death, "a background task died; ending the process");
-                std::process::exit(TASK_DIED);
+                end(TASK_DIED)
             }
         })
     }
+}
+
+/// Ends the process as soon as it has said why.
+fn end(code: i32) -> ! {
+    crate::logging::flush();
+    std::process::exit(code)
 }
 
 async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {
@@ -97,10 +116,10 @@ async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, 
     }
 }
 
-/// Waits for a task. A return after the shutdown began is how it should end; a panic never is.
-async fn outlived_by(task: JoinHandle<()>, soft: &CancellationToken) -> Option<Death> {
+/// Waits for a task. A return after it was told to stop is how it should end; a panic never is.
+async fn outlived_by(task: JoinHandle<()>, stop: &CancellationToken) -> Option<Death> {
     match task.await {
-        Ok(()) if soft.is_cancelled() => None,
+        Ok(()) if stop.is_cancelled() => None,
         Ok(()) => Some(Death::Returned),
         Err(error) if error.is_panic() => Some(Death::Panicked),
         // Nobody holds a handle to cancel it but the runtime, on its own end.
@@ -130,8 +149,16 @@ mod tests {
                 shutdown.hard().cancelled().await;
             }
             Ok("dying") => {
+                crate::logging::init(crate::logging::LogFormat::Json).unwrap();
                 let shutdown = Shutdown::new();
                 shutdown.spawn_critical("mortal", async {});
+                shutdown.hard().cancelled().await;
+            }
+            Ok("dying while draining") => {
+                crate::logging::init(crate::logging::LogFormat::Json).unwrap();
+                let shutdown = Shutdown::new();
+                shutdown.soft().cancel();
+                shutdown.spawn_critical_until(shutdown.hard(), "mortal", async {});
                 shutdown.hard().cancelled().await;
             }
             _ => {}
@@ -167,10 +194,13 @@ mod tests {
 
     #[test]
     fn a_critical_task_that_dies_takes_the_process_with_it() {
-        let mut child = start("dying");
-        let mut output = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(TASK_DIED));
+        for how in ["dying", "dying while draining"] {
+            let mut child = start(how);
+            let mut output = String::new();
+            child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(TASK_DIED), "{how}");
+            assert!(output.contains("a background task died"), "{how}: {output}");
+        }
     }
 
     #[tokio::test]

@@ -74,6 +74,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) script: &'a Script,
     pub(crate) model: &'a str,
     pub(crate) prompt_tokens: u64,
+    /// Those that come from a cache, on top of what the request holds.
+    pub(crate) cached_tokens: u64,
     pub(crate) calls: &'a [ToolCall],
     pub(crate) include_thoughts: bool,
     pub(crate) id: String,
@@ -87,7 +89,8 @@ pub(crate) struct Turn<'a> {
 impl Turn<'_> {
     pub(crate) fn usage(&self, completion: u64) -> Usage {
         let thoughts = if self.script.thinking { THOUGHT_TOKENS } else { 0 };
-        Usage { prompt: self.prompt_tokens, completion, thoughts }
+        let cached = self.cached_tokens;
+        Usage { prompt: self.prompt_tokens + cached, cached, completion, thoughts }
     }
 
     pub(crate) fn shows_thoughts(&self) -> bool {
@@ -110,7 +113,9 @@ pub(crate) const CALL_TOKENS: u64 = 12;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
+    /// With those of the cache.
     pub(crate) prompt: u64,
+    pub(crate) cached: u64,
     pub(crate) completion: u64,
     pub(crate) thoughts: u64,
 }

@@ -20,10 +20,10 @@ use crate::family::Mention;
 use crate::native::Framing;
 use crate::pool::{Caller, Pool};
 use crate::reply::{Reply, Step};
-use crate::route::{Kind, Op, Route, Surface};
+use crate::route::{Op, Route, Surface};
 use crate::state::State;
 use crate::world::Model;
-use crate::{compat, embed, files, models, native, pace, resources};
+use crate::{batches, compat, embed, files, models, native, operations, pace, resources, search, tuned};
 
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
@@ -73,14 +73,13 @@ impl<'a> Call<'a> {
             Op::CompatImages => Ok(whole(models::compact(&json!({
                 "created": self.now_ms / 1000, "data": [{"b64_json": PIXEL}],
             })))),
-            Op::BatchGenerate(model) => {
-                self.model(model, "batchGenerateContent", None)?;
-                Ok(resources::create_batch(self, model))
-            }
-            Op::Upload => files::upload(self),
+            Op::Batch { model, embeds } => batches::create(self, model, *embeds),
+            Op::PredictLongRunning(model) => operations::predict(self, model),
+            Op::Upload(store) => files::upload(self, store.as_deref()),
             Op::Download(id) => files::download(self, id),
-            Op::Resource { kind: Kind::Files, id, .. } => files::serve(self, id.as_deref()),
             Op::Resource { kind, id, verb } => resources::serve(self, *kind, id.as_deref(), verb.as_deref()),
+            Op::Operation { name, verb } => operations::serve(self, name, verb.as_deref()),
+            Op::ListDocuments(store) => search::list_documents(self, store),
             Op::NoPage | Op::NoMethod => Err(errors::not_found_page()),
         }
     }
@@ -125,12 +124,25 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// Billing of work that is done later, and the quota of its own that a limit can be set for by `what`.
+    pub(crate) fn charge_apart(&mut self, what: &str) -> Result<(), Failure> {
+        if !self.charged {
+            return Ok(());
+        }
+        auth::billing(self.caller, self.pool)?;
+        let admitted = self.caller.ledger.admit(what, self.prompt_tokens(), &self.state.clock);
+        admitted.map_err(|_| exhausted::no_details())
+    }
+
+    /// A model by its id, or the one that a tuned model of the caller's is based on.
     pub(crate) fn model(
         &self,
         id: &str,
         method: &str,
         embedding: Option<bool>,
     ) -> Result<&'a Model, Failure> {
+        let base = tuned::base(self, id)?;
+        let id = base.as_deref().unwrap_or(id);
         let id = id.strip_prefix("models/").unwrap_or(id);
         let found = self.pool.model(id).filter(|model| embedding.is_none_or(|kind| model.embedding == kind));
         let Some(found) = found else { return Err(errors::model_not_found(id, self.version(), method)) };
@@ -153,13 +165,14 @@ impl<'a> Call<'a> {
                 ),
             ));
         }
-        files::check_references(self)?;
+        let cached_tokens = files::check_references(self)?;
         self.charge(&model.id)?;
         let id = self.chance.id(22, MIXED);
         let mut turn = Turn {
             script: &self.pool.script,
-            model: &model.id,
+            model: if ask.model.starts_with(tuned::PREFIX) { &ask.model } else { &model.id },
             prompt_tokens: tokens,
+            cached_tokens,
             calls: &ask.calls,
             include_thoughts: ask.include_thoughts,
             id,
@@ -198,11 +211,14 @@ impl<'a> Call<'a> {
                 "* CountTokensRequest.contents: contents is not specified\n",
             ));
         }
-        files::check_references(self)?;
-        let tokens = self.prompt_tokens();
-        let body = json!({
+        let cached = files::check_references(self)?;
+        let tokens = self.prompt_tokens() + cached;
+        let mut body = json!({
             "totalTokens": tokens, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": tokens}],
         });
+        if cached > 0 {
+            body["cachedContentTokenCount"] = json!(cached);
+        }
         Ok(whole(models::pretty(&body)))
     }
 

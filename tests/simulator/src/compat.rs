@@ -106,7 +106,11 @@ fn tail(turn: &Turn<'_>, object: &str, completion: u64) -> String {
             let _ =
                 write!(text, ",\"completion_tokens_details\":{{\"reasoning_tokens\":{}}}", usage.thoughts);
         }
-        let _ = write!(text, ",\"prompt_tokens\":{},\"total_tokens\":{}}}", usage.prompt, usage.total());
+        let _ = write!(text, ",\"prompt_tokens\":{}", usage.prompt);
+        if usage.cached > 0 {
+            let _ = write!(text, ",\"prompt_tokens_details\":{{\"cached_tokens\":{}}}", usage.cached);
+        }
+        let _ = write!(text, ",\"total_tokens\":{}}}", usage.total());
     }
     text.push('}');
     text

@@ -24,6 +24,9 @@ use crate::state::State;
 /// The rest after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
+/// The longest TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
 /// A connection as its requests see it.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -84,7 +87,13 @@ async fn connection(state: &Arc<State>, stream: TcpStream, id: u64) {
     builder.http1().half_close(false).max_headers(256);
     builder.http2().max_concurrent_streams(1_000).max_header_list_size(256 * 1024);
     // What ends a connection early is a client that left or a rule; both are in the log.
-    let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+    let Some(tls) = &state.tls else {
+        let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+        return;
+    };
+    if let Ok(Ok(socket)) = tokio::time::timeout(HANDSHAKE, tls.acceptor.accept(socket)).await {
+        let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+    }
 }
 
 /// A stream that can be told to end with a reset.

@@ -110,6 +110,12 @@ impl Failure {
         Bytes::from(if dialect == Dialect::Array { format!("[{text}\n]\n") } else { format!("{text}\n") })
     }
 
+    /// On one line, for an event inside the stream of an interaction.
+    pub(crate) fn render_interaction_event(&self) -> Value {
+        let message = if let Body::Api { message, .. } = &self.body { message.as_ref() } else { "" };
+        json!({"event_type": "error", "error": {"code": interactions_code(self.code), "message": message}})
+    }
+
     /// On one line, for an event inside a stream.
     pub(crate) fn render_inline(&self, wrapped: bool) -> String {
         let (status, message, details) = match &self.body {
@@ -311,6 +317,15 @@ pub(crate) fn file_forbidden(id: &str) -> Failure {
 
 pub(crate) fn cache_forbidden() -> Failure {
     denied("403:cached_content", "CachedContent not found (or permission denied)")
+}
+
+/// A resource of another project, for kinds that have no message of their own.
+pub(crate) fn permission_denied() -> Failure {
+    denied("403:permission_denied", "The caller does not have permission")
+}
+
+pub(crate) fn no_entity() -> Failure {
+    Failure::api("404:resource", 404, "NOT_FOUND", "Requested entity was not found.")
 }
 
 pub(crate) fn not_found_page() -> Failure {

@@ -18,7 +18,7 @@ use crate::chance::Chance;
 use crate::connection::Link;
 use crate::control;
 use crate::errors::{self, Failure};
-use crate::faults;
+use crate::faults::{self, Tongue};
 use crate::log::Received;
 use crate::pool::{Caller, Pool};
 use crate::reply::{Outgoing, Reply, Ticket};
@@ -142,7 +142,8 @@ impl<'a> Visit<'a> {
         let query = head.uri.query();
         let credentials = Credentials::of(&head.headers, query);
         // The second step of an upload needs no credential: the session is one.
-        let session = if route.op == Op::Upload { state.store.session_secret(query) } else { None };
+        let session =
+            if matches!(route.op, Op::Upload(_)) { state.store.session_secret(query) } else { None };
         let secret =
             session.map_or_else(|| credentials.secret(route.surface, pool, &rpc).map(str::to_owned), Ok);
         Self {
@@ -228,9 +229,20 @@ impl<'a> Visit<'a> {
             }
             None => call.answer(fields)?,
         };
-        faults::shape(action, &mut reply, call.mention(&model), self.route.surface, &mut chance);
+        let tongue = Tongue { surface: self.route.surface, dialect, brotli: self.accepts_brotli() };
+        faults::shape(action, &mut reply, call.mention(&model), tongue, &mut chance);
         reply.tag = action.tag().into();
         Ok(Verdict::Answer(reply))
+    }
+
+    fn accepts_brotli(&self) -> bool {
+        let accepted = self.head.headers.get_all(http::header::ACCEPT_ENCODING).iter();
+        let mut codings = accepted.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        codings.any(|coding| {
+            let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+            let refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
+            name.trim().eq_ignore_ascii_case("br") && !refused
+        })
     }
 
     /// Writes the end of a request that gets no answer.
@@ -252,6 +264,7 @@ impl<'a> Visit<'a> {
             at_ms: self.at_ms,
             mono_us: self.mono_us,
             conn: self.link.id,
+            http2: self.head.version == http::Version::HTTP_2,
             method: self.head.method.to_string(),
             path_and_query: path.to_owned(),
             headers: self.head.headers.iter().map(|(n, v)| (n.to_string(), text(v))).collect(),
@@ -300,7 +313,8 @@ impl Op {
             | Self::CountTokens(model)
             | Self::Embed(model)
             | Self::BatchEmbed(model)
-            | Self::BatchGenerate(model) => Some(model),
+            | Self::Batch { model, .. }
+            | Self::PredictLongRunning(model) => Some(model),
             _ => None,
         }
     }

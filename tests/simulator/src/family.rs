@@ -168,9 +168,7 @@ impl Family {
             Self::Unregistered => errors::unregistered(),
             Self::File403 => errors::file_forbidden("abc-123"),
             Self::Cached403 => errors::cache_forbidden(),
-            Self::PermissionDenied => {
-                errors::denied("403:permission_denied", "The caller does not have permission")
-            }
+            Self::PermissionDenied => errors::permission_denied(),
             _ => self.later(of, chance),
         }
     }

@@ -10,10 +10,11 @@ use flate2::write::GzEncoder;
 use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 
+use crate::brotli::Encoder;
 use crate::chance::Chance;
 use crate::compat;
 use crate::errors::Dialect;
-use crate::family::{Family, Mention};
+use crate::family::Mention;
 use crate::reply::{FOREVER, Reply, Step, length};
 use crate::route::Surface;
 use crate::rule::Action;
@@ -53,17 +54,28 @@ pub(crate) fn instead(
     }
 }
 
+/// What a request speaks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tongue {
+    pub(crate) surface: Surface,
+    pub(crate) dialect: Dialect,
+    /// Whether it accepts Brotli.
+    pub(crate) brotli: bool,
+}
+
 /// Shapes a good answer.
 pub(crate) fn shape(
     action: &Action,
     reply: &mut Reply,
     of: Mention<'_>,
-    surface: Surface,
+    tongue: Tongue,
     chance: &mut Chance,
 ) {
+    let surface = tongue.surface;
     match action {
         Action::StallBeforeHeaders { ms } => reply.delay = ms.map_or(FOREVER, Duration::from_millis),
         Action::StallMidStream { after_chunks, ms } => {
+            announce_length(reply);
             let at = after(&reply.steps, *after_chunks);
             let mut tail = reply.steps.split_off(at);
             reply.steps.push_back(Step::Wait(ms.map_or(FOREVER, Duration::from_millis)));
@@ -75,9 +87,15 @@ pub(crate) fn shape(
         }
         Action::TruncateAt { bytes } => truncate(reply, *bytes),
         Action::ErrorEvent { after_chunks, family, wrapped } if !reply.sized => {
-            let text = inline(*family, of, *wrapped, chance);
-            let end = if surface == Surface::Compat { "\n\n" } else { "\r\n\r\n" };
-            replace_tail(reply, *after_chunks, format!("data: {text}{end}"));
+            let failure = family.failure(of, chance);
+            let text = match (tongue.dialect, surface) {
+                (Dialect::Interactions, _) => {
+                    format!("event: error\ndata: {}\n\n", failure.render_interaction_event())
+                }
+                (_, Surface::Compat) => format!("data: {}\n\n", failure.render_inline(*wrapped)),
+                _ => format!("data: {}\r\n\r\n", failure.render_inline(*wrapped)),
+            };
+            replace_tail(reply, *after_chunks, text);
         }
         Action::RawTail { after_chunks, family } if !reply.sized => {
             let failure = family.failure(of, chance);
@@ -86,16 +104,13 @@ pub(crate) fn shape(
             replace_tail(reply, *after_chunks, text);
         }
         Action::Gzip => gzip(reply),
+        Action::Brotli if tongue.brotli => brotli(reply),
         Action::BytePerChunk => single_bytes(reply),
         Action::DuplicateDone if surface == Surface::Compat && !reply.sized => {
             reply.steps.push_back(Step::Data(Bytes::from_static(compat::DONE)));
         }
         _ => {}
     }
-}
-
-fn inline(family: Family, of: Mention<'_>, wrapped: bool, chance: &mut Chance) -> String {
-    family.failure(of, chance).render_inline(wrapped)
 }
 
 /// The position behind the `count`th write.
@@ -121,10 +136,15 @@ fn break_off(reply: &mut Reply) {
     reply.steps.push_back(Step::Abort);
 }
 
-fn truncate(reply: &mut Reply, mut bytes: usize) {
+/// Announces the length of the whole body, whatever becomes of it.
+fn announce_length(reply: &mut Reply) {
     if reply.sized {
         reply.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length(&reply.steps)));
     }
+}
+
+fn truncate(reply: &mut Reply, mut bytes: usize) {
+    announce_length(reply);
     let mut kept = VecDeque::new();
     for step in reply.steps.drain(..) {
         match step {
@@ -155,6 +175,17 @@ fn gzip(reply: &mut Reply) {
         *data = Bytes::from(std::mem::take(encoder.get_mut()));
     }
     reply.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+}
+
+/// The same with Brotli.
+fn brotli(reply: &mut Reply) {
+    let mut encoder = Encoder::default();
+    let last = reply.steps.iter().rposition(|step| matches!(step, Step::Data(_)));
+    for (at, step) in reply.steps.iter_mut().enumerate() {
+        let Step::Data(data) = step else { continue };
+        *data = Bytes::from(encoder.write(data, Some(at) == last));
+    }
+    reply.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("br"));
 }
 
 fn single_bytes(reply: &mut Reply) {

@@ -1,7 +1,7 @@
 //! Files: the resumable upload, and who may see what it made.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use memchr::memmem;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -13,23 +13,25 @@ use crate::errors::{self, Failure};
 use crate::exchange::hex;
 use crate::models;
 use crate::reply::Reply;
+use crate::resources;
 use crate::route::Kind;
+use crate::search;
 use crate::store::{Resource, Session, upload_id};
 
 const LIFETIME_MS: i64 = 48 * 3_600_000;
 /// The longest file that is kept.
 const MAX_FILE: usize = 256 * 1024 * 1024;
 
-pub(crate) fn upload(call: &mut Call<'_>) -> Result<Reply, Failure> {
+pub(crate) fn upload(call: &mut Call<'_>, search_store: Option<&str>) -> Result<Reply, Failure> {
     let command = header(call, "x-goog-upload-command").unwrap_or_default().to_ascii_lowercase();
     let id = upload_id(call.head.uri.query()).map(str::to_owned);
     match (id, command.as_str()) {
-        (None, "start") => start(call),
+        (None, "start") => start(call, search_store),
         (None, _) => {
-            let session = session(call);
+            let session = session(call, search_store)?;
             let mime_type = header(call, "content-type").unwrap_or("application/octet-stream").to_owned();
             let data = call.body.to_vec();
-            Ok(store(call, Session { mime_type, data, ..session }))
+            store(call, Session { mime_type, data, ..session })
         }
         (Some(id), "query") => {
             let Some(received) = call.state.store.with_session(&id, |session| session.data.len()) else {
@@ -47,16 +49,21 @@ pub(crate) fn upload(call: &mut Call<'_>) -> Result<Reply, Failure> {
     }
 }
 
-fn start(call: &mut Call<'_>) -> Result<Reply, Failure> {
+fn start(call: &mut Call<'_>, search_store: Option<&str>) -> Result<Reply, Failure> {
     let id = call.chance.id(48, crate::chance::MIXED);
-    let session = session(call);
+    let session = session(call, search_store)?;
     if !call.state.store.open_session(&id, session) {
         return Err(errors::bad_request("400:uploads", "Too many uploads."));
     }
     let host = header(call, "host").map_or_else(|| call.local.to_string(), str::to_owned);
     let secret = &call.caller.key.secret;
+    let to = search_store.map_or_else(
+        || "files".to_owned(),
+        |store| format!("fileSearchStores/{store}:uploadToFileSearchStore"),
+    );
+    let scheme = call.state.scheme();
     let url =
-        format!("http://{host}/upload/v1beta/files?key={secret}&upload_id={id}&upload_protocol=resumable");
+        format!("{scheme}://{host}/upload/v1beta/{to}?key={secret}&upload_id={id}&upload_protocol=resumable");
     let mut reply = status("active");
     set(&mut reply, "x-goog-upload-url", &url);
     set(&mut reply, "x-goog-upload-control-url", &url);
@@ -66,13 +73,16 @@ fn start(call: &mut Call<'_>) -> Result<Reply, Failure> {
 }
 
 /// What the first step says about the file.
-fn session(call: &Call<'_>) -> Session {
+fn session(call: &Call<'_>, search_store: Option<&str>) -> Result<Session, Failure> {
+    if let Some(store) = search_store {
+        resources::own(call, Kind::FileSearchStores, store)?;
+    }
     let body: Value = serde_json::from_slice(call.body).unwrap_or_default();
-    let text =
-        |names: [&str; 2]| names.iter().find_map(|name| body["file"][*name].as_str()).map(str::to_owned);
+    let about = if search_store.is_some() { &body } else { &body["file"] };
+    let text = |names: [&str; 2]| names.iter().find_map(|name| about[*name].as_str()).map(str::to_owned);
     let declared = header(call, "x-goog-upload-header-content-type").map(str::to_owned);
     let name = text(["name", "name"]).map(|name| name.trim_start_matches("files/").to_owned());
-    Session {
+    Ok(Session {
         secret: call.caller.key.secret.clone(),
         project: call.caller.project.id.clone(),
         mime_type: declared
@@ -80,8 +90,9 @@ fn session(call: &Call<'_>) -> Session {
             .unwrap_or_else(|| "application/octet-stream".to_owned()),
         display_name: text(["displayName", "display_name"]),
         name,
+        search_store: search_store.map(str::to_owned),
         data: Vec::new(),
-    }
+    })
 }
 
 fn append(call: &mut Call<'_>, id: &str, finalize: bool) -> Result<Reply, Failure> {
@@ -101,7 +112,7 @@ fn append(call: &mut Call<'_>, id: &str, finalize: bool) -> Result<Reply, Failur
         Some(true) if !finalize => Ok(status("active")),
         Some(true) => {
             let session = call.state.store.close_session(id).ok_or_else(terminated)?;
-            let mut reply = store(call, session);
+            let mut reply = store(call, session)?;
             set(&mut reply, "x-goog-upload-status", "final");
             Ok(reply)
         }
@@ -112,8 +123,13 @@ fn terminated() -> Failure {
     errors::bad_request("400:upload_terminated", "Upload has already been terminated.")
 }
 
-/// Makes the file of a finished upload.
-fn store(call: &mut Call<'_>, session: Session) -> Reply {
+/// Makes the file of a finished upload, or the document.
+fn store(call: &mut Call<'_>, session: Session) -> Result<Reply, Failure> {
+    if let Some(to) = &session.search_store {
+        let name = session.display_name.unwrap_or_default();
+        let document = search::Document { name, mime_type: session.mime_type, size: session.data.len() };
+        return search::take_in(call, to, &document, &format!("fileSearchStores/{to}/upload"));
+    }
     let id = session.name.unwrap_or_else(|| call.chance.id(12, LOWER));
     let now = rfc3339(call.now_ms);
     let mut body = json!({
@@ -128,55 +144,59 @@ fn store(call: &mut Call<'_>, session: Session) -> Reply {
     }
     let reply = whole(models::pretty(&json!({"file": body})));
     let content = Bytes::from(session.data);
-    let expires_ms = call.now_ms + LIFETIME_MS;
-    call.state.store.put(Kind::Files, &id, Resource { project: session.project, body, expires_ms, content });
-    reply
+    let file = Resource { content, ..Resource::new(&session.project, body, call.now_ms, LIFETIME_MS) };
+    call.state.store.put(Kind::Files, &id, file);
+    Ok(reply)
 }
 
-pub(crate) fn serve(call: &Call<'_>, id: Option<&str>) -> Result<Reply, Failure> {
-    let store = &call.state.store;
-    let Some(id) = id else {
-        let files = store.list(Kind::Files, &call.caller.project.id, call.now_ms);
-        let body = if files.is_empty() { json!({}) } else { json!({"files": files}) };
-        return Ok(whole(models::pretty(&body)));
-    };
-    let file = own(call, id)?;
-    if call.head.method == Method::DELETE {
-        store.remove(Kind::Files, id);
-        return Ok(whole(models::pretty(&json!({}))));
-    }
-    Ok(whole(models::pretty(&file.body)))
+/// Keeps what a model makes as a file that can be downloaded from `ready_ms` on; its URI.
+pub(crate) fn keep_generated(
+    call: &Call<'_>,
+    id: &str,
+    mime_type: &str,
+    content: Vec<u8>,
+    ready_ms: i64,
+) -> String {
+    let uri = format!("https://generativelanguage.googleapis.com/v1beta/files/{id}");
+    let body = json!({
+        "name": format!("files/{id}"), "mimeType": mime_type, "sizeBytes": content.len().to_string(),
+        "createTime": rfc3339(ready_ms), "updateTime": rfc3339(ready_ms),
+        "expirationTime": rfc3339(ready_ms + LIFETIME_MS), "uri": uri,
+        "downloadUri": format!("{uri}:download?alt=media"), "state": "ACTIVE", "source": "GENERATED",
+    });
+    let file = Resource::new(&call.caller.project.id, body, ready_ms, LIFETIME_MS);
+    let file = Resource { content: Bytes::from(content), visible_ms: ready_ms, ..file };
+    call.state.store.put(Kind::Files, id, file);
+    uri
 }
 
 pub(crate) fn download(call: &Call<'_>, id: &str) -> Result<Reply, Failure> {
-    let file = own(call, id)?;
+    let file = resources::own(call, Kind::Files, id)?;
     Ok(Reply::new(StatusCode::OK, "application/octet-stream", file.content))
 }
 
-/// A file of the caller's project. Another project's and none at all look the same.
-fn own(call: &Call<'_>, id: &str) -> Result<Resource, Failure> {
-    let file = call.state.store.get(Kind::Files, id, call.now_ms);
-    file.filter(|file| file.project == call.caller.project.id).ok_or_else(|| errors::file_forbidden(id))
-}
-
-/// Refuses a body that refers to a file or a cache which the caller's project does not own.
-pub(crate) fn check_references(call: &Call<'_>) -> Result<(), Failure> {
-    let body = call.body;
+/// Refuses a body that refers to a file, a cache or a file search store which the caller's project does not own. The
+/// tokens that come from a cache.
+pub(crate) fn check_references(call: &Call<'_>) -> Result<u64, Failure> {
+    let (body, mut cached) = (call.body, 0);
     if memmem::find(body, b"fileUri").is_some() || memmem::find(body, b"file_uri").is_some() {
         for id in ids_after(body, b"/files/") {
-            own(call, &id)?;
+            resources::own(call, Kind::Files, &id)?;
         }
     }
-    for id in ids_after(body, b"\"cachedContents/") {
-        let cache = call.state.store.get(Kind::CachedContents, &id, call.now_ms);
-        if cache.is_none_or(|cache| cache.project != call.caller.project.id) {
-            return Err(errors::cache_forbidden());
+    for (kind, prefix) in [
+        (Kind::CachedContents, b"\"cachedContents/".as_slice()),
+        (Kind::FileSearchStores, b"\"fileSearchStores/"),
+    ] {
+        for id in ids_after(body, prefix) {
+            let found = resources::own(call, kind, &id)?;
+            cached += found.body["usageMetadata"]["totalTokenCount"].as_u64().unwrap_or(0);
         }
     }
-    Ok(())
+    Ok(cached)
 }
 
-fn ids_after<'b>(body: &'b [u8], prefix: &'static [u8]) -> impl Iterator<Item = String> + 'b {
+fn ids_after<'b>(body: &'b [u8], prefix: &'b [u8]) -> impl Iterator<Item = String> + 'b {
     memmem::find_iter(body, prefix).map(move |at| {
         let rest = body.get(at + prefix.len()..).unwrap_or_default();
         let id = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'-');

@@ -1,7 +1,8 @@
 //! A faithful Gemini: the upstream of Keyfleet's tests, demos and benchmarks, and the oracle of the tests.
 //!
 //! It serves both surfaces of the Gemini API as a gateway can observe them: authentication, framing, quota of projects
-//! and models on a virtual clock, every known error body, files and caches that belong to projects, and faults by rule.
+//! and models on a virtual clock, every known error body, files, caches, batches and other long-running work that belong
+//! to projects, and faults by rule.
 //! It generates nothing: answers are the same words again and again, and a prompt has a token for every four bytes of
 //! the request's body.
 //!
@@ -31,6 +32,8 @@
 mod answer;
 mod ask;
 mod auth;
+mod batches;
+mod brotli;
 mod call;
 mod chance;
 mod clock;
@@ -38,15 +41,19 @@ mod compat;
 mod connection;
 mod control;
 mod embed;
+mod entries;
 mod errors;
 mod exchange;
 mod exhausted;
 mod family;
 mod faults;
 mod files;
+mod interactions;
+mod jobs;
 mod log;
 mod models;
 mod native;
+mod operations;
 mod pace;
 mod pages;
 mod pool;
@@ -56,15 +63,19 @@ mod resources;
 mod route;
 mod rule;
 mod rules;
+mod search;
 mod simulator;
 mod state;
 mod store;
+mod tls;
 mod tools;
+mod tuned;
 mod world;
 
 pub use auth::Credential;
 pub use clock::Clock;
 pub use family::Family;
+pub use jobs::JobSpec;
 pub use log::Received;
 pub use quota::BucketStats;
 pub use route::Surface;

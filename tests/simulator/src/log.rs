@@ -20,6 +20,8 @@ pub struct Received {
     pub mono_us: u64,
     /// The connection it came on.
     pub conn: u64,
+    /// Whether it came over HTTP/2.
+    pub http2: bool,
     /// The HTTP method.
     pub method: String,
     /// The path and the query.

@@ -20,6 +20,9 @@ struct Args {
     /// A small realistic pool: four projects, two keys in one of them, one dead key, free-tier limits.
     #[arg(long)]
     demo: bool,
+    /// Speak HTTPS, and HTTP/2 to those who offer it; the certificate, made at start, is written to this file.
+    #[arg(long)]
+    certificate: Option<PathBuf>,
     /// Print a configuration with which a gateway uses this world, and end.
     #[arg(long)]
     print_config: bool,
@@ -39,10 +42,14 @@ async fn main() -> io::Result<()> {
     let args = Args::parse();
     let world = world(&args)?;
     if args.print_config {
-        let target = format!("http://{}/v1beta/openai/", args.listen);
+        let scheme = if world.tls { "https" } else { "http" };
+        let target = format!("{scheme}://{}/v1beta/openai/", args.listen);
         return write!(io::stdout(), "{}", world.gateway_config(&target));
     }
     let simulator = Simulator::start(world).await?;
+    if let (Some(path), Some(certificate)) = (&args.certificate, simulator.certificate()) {
+        std::fs::write(path, certificate)?;
+    }
     writeln!(io::stdout(), "listening on {}", simulator.url())?;
     io::stdout().flush()?;
     stopped().await?;
@@ -61,6 +68,7 @@ fn world(args: &Args) -> io::Result<World> {
         None => World::default(),
     };
     world.listen = Some(args.listen);
+    world.tls |= args.certificate.is_some();
     match args.latency {
         Some(Profile::Zero) => world.latency = Latency::Zero,
         Some(Profile::Realistic) => world.latency = Latency::Realistic,

@@ -18,17 +18,24 @@ pub(crate) fn compat_one(model: &Model) -> Rendered {
 }
 
 pub(crate) fn native_list(models: &[Model], query: &str) -> Rendered {
+    pretty(&page("models", models, query, native_entry))
+}
+
+/// One page of a list, as `pageSize` and `pageToken` ask for it.
+pub(crate) fn page<T>(name: &str, all: &[T], query: &str, entry: impl Fn(&T) -> Value) -> Value {
     let param = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
     let size =
         param("pageSize").and_then(|n| n.parse().ok()).filter(|n| *n > 0).unwrap_or(50_usize).min(1000);
-    let start = param("pageToken").and_then(|n| n.parse().ok()).unwrap_or(0_usize).min(models.len());
-    let end = (start + size).min(models.len());
-    let page: Vec<Value> = models[start..end].iter().map(native_entry).collect();
-    let mut body = json!({"models": page});
-    if end < models.len() {
+    let start = param("pageToken").and_then(|n| n.parse().ok()).unwrap_or(0_usize).min(all.len());
+    let end = (start + size).min(all.len());
+    let mut body = json!({});
+    if start < end {
+        body[name] = all[start..end].iter().map(entry).collect();
+    }
+    if end < all.len() {
         body["nextPageToken"] = json!(end.to_string());
     }
-    pretty(&body)
+    body
 }
 
 pub(crate) fn native_one(model: &Model) -> Rendered {

@@ -74,6 +74,8 @@ struct Call<'a> {
 struct Metadata {
     prompt_token_count: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cached_content_token_count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     candidates_token_count: Option<u64>,
     total_token_count: u64,
     prompt_tokens_details: [Modality; 1],
@@ -173,6 +175,7 @@ fn response<'a>(
     let usage = turn.usage(if turn.empty { 0 } else { tokens });
     let metadata = || Metadata {
         prompt_token_count: usage.prompt,
+        cached_content_token_count: (usage.cached > 0).then_some(usage.cached),
         candidates_token_count: (!turn.empty).then_some(usage.completion),
         total_token_count: usage.total(),
         prompt_tokens_details: [Modality { modality: "TEXT", token_count: usage.prompt }],

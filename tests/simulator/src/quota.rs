@@ -122,7 +122,8 @@ impl Ledger {
 
     fn limit(&self, model: &str) -> Limit {
         let named = |name: &str| self.limits.iter().find(|limit| limit.model == name).cloned();
-        named(model).or_else(|| named("*")).unwrap_or_default()
+        let any = || if model.contains(':') { None } else { named("*") };
+        named(model).or_else(any).unwrap_or_default()
     }
 }
 

@@ -1,21 +1,21 @@
-//! Cached contents, batches and interactions: small, but each belongs to the project that made it.
+//! What every kind of stored resource has in common: it belongs to the project that made it. And caches, which are no
+//! more than that.
 
-use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::answer::Rendered;
 use crate::call::{Call, whole};
 use crate::chance::LOWER;
 use crate::clock::rfc3339;
 use crate::errors::{self, Failure};
-use crate::models;
 use crate::reply::Reply;
 use crate::route::{Kind, Surface};
 use crate::store::Resource;
+use crate::{batches, files, interactions, models, search, tuned};
 
 const HOUR_MS: i64 = 3_600_000;
-const DAYS_MS: i64 = 55 * 24 * HOUR_MS;
+/// How long anything is kept that has no end of its own.
+pub(crate) const DAYS_MS: i64 = 55 * 24 * HOUR_MS;
 
 pub(crate) fn serve(
     call: &mut Call<'_>,
@@ -27,65 +27,104 @@ pub(crate) fn serve(
     let Some(id) = id else {
         return match (kind, method) {
             (Kind::CachedContents, Method::POST) => create_cache(call),
-            (Kind::Interactions, Method::POST) => interact(call),
-            (Kind::Batches, Method::POST) => Ok(create_batch(call, "")),
-            _ => Ok(list(call, kind)),
+            (Kind::Interactions, Method::POST) => interactions::create(call),
+            (Kind::Batches, Method::POST) => batches::create_compat(call),
+            (Kind::TunedModels, Method::POST) => tuned::create(call),
+            (Kind::FileSearchStores, Method::POST) => search::create(call),
+            (_, Method::GET) => Ok(list(call, kind)),
+            _ => Err(errors::not_found_page()),
         };
     };
-    let mut found = own(call, kind, id)?;
+    let found = own(call, kind, id)?;
     match (method, verb) {
-        (Method::DELETE, _) => {
+        (Method::GET, None) => Ok(whole(models::pretty(&shown(call, kind, &found)))),
+        (Method::GET, Some("download")) if kind == Kind::Files => files::download(call, id),
+        (Method::DELETE, None) => {
+            if matches!(kind, Kind::FileSearchStores | Kind::Documents) {
+                search::before_delete(call, kind, id)?;
+            }
             call.state.store.remove(kind, id);
             Ok(whole(models::pretty(&json!({}))))
         }
-        (Method::POST, Some("cancel")) => {
-            found.body["metadata"]["state"] = json!("BATCH_STATE_CANCELLED");
-            call.state.store.put(kind, id, found);
-            Ok(whole(models::pretty(&json!({}))))
+        (Method::PATCH, None) if matches!(kind, Kind::CachedContents | Kind::TunedModels) => {
+            Ok(change(call, kind, id, found))
         }
-        (Method::PATCH, _) => {
-            let asked: Value = serde_json::from_slice(call.body).unwrap_or_default();
-            found.expires_ms = call.now_ms + lifetime(&asked);
-            found.body["expireTime"] = json!(rfc3339(found.expires_ms));
-            found.body["updateTime"] = json!(rfc3339(call.now_ms));
-            let reply = whole(models::pretty(&found.body));
-            call.state.store.put(kind, id, found);
-            Ok(reply)
+        (Method::POST, Some("cancel")) if matches!(kind, Kind::Batches | Kind::Interactions) => {
+            Ok(cancel(call, kind, id, found))
         }
-        (Method::GET, _) => Ok(whole(models::pretty(&found.body))),
+        (Method::POST, Some("importFile")) if kind == Kind::FileSearchStores => search::import(call, id),
         _ => Err(errors::not_found_page()),
+    }
+}
+
+/// A resource of the caller's project. Another project's and none at all look the same.
+pub(crate) fn own(call: &Call<'_>, kind: Kind, id: &str) -> Result<Resource, Failure> {
+    let found = call.state.store.get(kind, id, call.now_ms);
+    found.filter(|found| found.project == call.caller.project.id).ok_or_else(|| match kind {
+        Kind::Files => errors::file_forbidden(id),
+        Kind::CachedContents => errors::cache_forbidden(),
+        Kind::TunedModels | Kind::FileSearchStores | Kind::Documents => errors::permission_denied(),
+        Kind::Batches | Kind::Interactions | Kind::Operations => errors::no_entity(),
+    })
+}
+
+/// As it is seen now, on the surface of the request.
+pub(crate) fn shown(call: &Call<'_>, kind: Kind, found: &Resource) -> Value {
+    let now = call.now_ms;
+    match kind {
+        Kind::Batches if call.route.surface == Surface::Compat => batches::shown_compat(found, now),
+        Kind::Batches => batches::shown(found, now),
+        Kind::Interactions => interactions::shown(found, now),
+        Kind::TunedModels => tuned::shown(found, now),
+        Kind::FileSearchStores => search::shown(call, found),
+        Kind::Documents => search::shown_document(found, now),
+        Kind::Files | Kind::CachedContents | Kind::Operations => found.body.clone(),
     }
 }
 
 fn list(call: &Call<'_>, kind: Kind) -> Reply {
     let all = call.state.store.list(kind, &call.caller.project.id, call.now_ms);
-    let body = match kind {
-        Kind::Batches if call.route.surface == Surface::Compat => {
-            json!({"object": "list", "data": all, "has_more": false})
+    let entry = |found: &Resource| shown(call, kind, found);
+    if kind == Kind::Batches && call.route.surface == Surface::Compat {
+        let all: Vec<Value> = all.iter().map(entry).collect();
+        return whole(models::pretty(&json!({"object": "list", "data": all, "has_more": false})));
+    }
+    let name = if kind == Kind::Batches { "operations" } else { kind.collection() };
+    whole(models::pretty(&models::page(name, &all, call.head.uri.query().unwrap_or_default(), entry)))
+}
+
+fn cancel(call: &Call<'_>, kind: Kind, id: &str, mut found: Resource) -> Reply {
+    if found.job.as_mut().is_some_and(|job| job.cancel(call.now_ms)) {
+        if kind == Kind::Batches {
+            batches::drop_output(call, id);
         }
-        _ if all.is_empty() => json!({}),
-        Kind::Batches => json!({"operations": all}),
-        _ => json!({kind.collection(): all}),
-    };
-    whole(models::pretty(&body))
+        call.state.store.put(kind, id, found.clone());
+    }
+    let native_batch = kind == Kind::Batches && call.route.surface != Surface::Compat;
+    whole(models::pretty(&if native_batch { json!({}) } else { shown(call, kind, &found) }))
 }
 
-fn own(call: &Call<'_>, kind: Kind, id: &str) -> Result<Resource, Failure> {
-    let found = call.state.store.get(kind, id, call.now_ms);
-    found.filter(|found| found.project == call.caller.project.id).ok_or_else(|| match kind {
-        Kind::CachedContents => errors::cache_forbidden(),
-        _ => Failure::api("404:resource", 404, "NOT_FOUND", "Requested entity was not found."),
-    })
+fn change(call: &Call<'_>, kind: Kind, id: &str, mut found: Resource) -> Reply {
+    let asked: Value = serde_json::from_slice(call.body).unwrap_or_default();
+    if kind == Kind::CachedContents {
+        found.expires_ms = call.now_ms + lifetime(&asked);
+        found.body["expireTime"] = json!(rfc3339(found.expires_ms));
+    }
+    for name in ["displayName", "description"] {
+        if kind == Kind::TunedModels && asked[name].is_string() {
+            found.body[name] = asked[name].clone();
+        }
+    }
+    found.body["updateTime"] = json!(rfc3339(call.now_ms));
+    let reply = whole(models::pretty(&shown(call, kind, &found)));
+    call.state.store.put(kind, id, found);
+    reply
 }
 
-fn keep(call: &Call<'_>, kind: Kind, id: &str, body: Value, lives_ms: i64) {
-    let resource = Resource {
-        project: call.caller.project.id.clone(),
-        body,
-        expires_ms: call.now_ms + lives_ms,
-        content: Bytes::new(),
-    };
-    call.state.store.put(kind, id, resource);
+/// The body of a request that makes something.
+pub(crate) fn asked(call: &Call<'_>) -> Result<Value, Failure> {
+    serde_json::from_slice(call.body)
+        .map_err(|_| errors::bad_request("400:json", "Invalid JSON payload received. Unexpected token.\n^"))
 }
 
 /// `ttl` is seconds with an `s`, an hour when absent.
@@ -95,12 +134,10 @@ fn lifetime(asked: &Value) -> i64 {
 }
 
 fn create_cache(call: &mut Call<'_>) -> Result<Reply, Failure> {
-    let asked: Value = serde_json::from_slice(call.body).map_err(|_| {
-        errors::bad_request("400:json", "Invalid JSON payload received. Unexpected token.\n^")
-    })?;
+    let asked = asked(call)?;
     let model = asked["model"].as_str().unwrap_or_default();
     let model = call.model(model, "createCachedContent", Some(false))?.id.clone();
-    crate::files::check_references(call)?;
+    files::check_references(call)?;
     let (id, lives_ms, now) = (call.chance.id(16, LOWER), lifetime(&asked), rfc3339(call.now_ms));
     let mut body = json!({
         "name": format!("cachedContents/{id}"), "model": format!("models/{model}"), "createTime": now,
@@ -111,74 +148,7 @@ fn create_cache(call: &mut Call<'_>) -> Result<Reply, Failure> {
         body["displayName"] = json!(display_name);
     }
     let reply = whole(models::pretty(&body));
-    keep(call, Kind::CachedContents, &id, body, lives_ms);
+    let cache = Resource::new(&call.caller.project.id, body, call.now_ms, lives_ms);
+    call.state.store.put(Kind::CachedContents, &id, cache);
     Ok(reply)
-}
-
-pub(crate) fn create_batch(call: &mut Call<'_>, model: &str) -> Reply {
-    let id = call.chance.id(20, LOWER);
-    let asked: Value = serde_json::from_slice(call.body).unwrap_or_default();
-    let now = rfc3339(call.now_ms);
-    let body = if call.route.surface == Surface::Compat {
-        json!({
-            "id": format!("batches/{id}"), "object": "batch", "endpoint": asked["endpoint"],
-            "input_file_id": asked["input_file_id"], "completion_window": asked["completion_window"],
-            "status": "validating", "created_at": call.now_ms / 1000,
-        })
-    } else {
-        json!({
-            "name": format!("batches/{id}"),
-            "metadata": {
-                "@type": "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch",
-                "name": format!("batches/{id}"), "model": format!("models/{model}"), "createTime": now,
-                "updateTime": now, "state": "BATCH_STATE_PENDING", "displayName": asked["batch"]["displayName"],
-            },
-        })
-    };
-    let reply = whole(models::pretty(&body));
-    keep(call, Kind::Batches, &id, body, 2 * 24 * HOUR_MS);
-    reply
-}
-
-fn interact(call: &mut Call<'_>) -> Result<Reply, Failure> {
-    let asked: Value = serde_json::from_slice(call.body)
-        .map_err(|_| errors::bad_request("400:json", "Invalid JSON payload received."))?;
-    if let Some(previous) = asked["previous_interaction_id"].as_str() {
-        own(call, Kind::Interactions, previous)?;
-    }
-    let model = asked["model"].as_str().unwrap_or_default();
-    let model = call.model(model, "interactions", Some(false))?.id.clone();
-    call.charge(&model)?;
-    let id = call.chance.id(24, LOWER);
-    let script = &call.pool.script;
-    let (input, output) = (call.prompt_tokens(), script.plain.tokens);
-    let usage = json!({
-        "total_input_tokens": input, "total_output_tokens": output, "total_tokens": input + output,
-    });
-    let body = json!({
-        "id": id, "object": "interaction", "model": model, "role": "model", "status": "completed",
-        "created": rfc3339(call.now_ms), "updated": rfc3339(call.now_ms),
-        "outputs": [{"type": "text", "text": script.plain.text}], "usage": usage,
-    });
-    if asked["store"] != json!(false) {
-        keep(call, Kind::Interactions, &id, body.clone(), DAYS_MS);
-    }
-    if asked["stream"] != json!(true) {
-        let rendered = models::compact(&body);
-        return Ok(call.paced(rendered));
-    }
-    let event = |kind: &str, member: &str, value: &Value| {
-        let data = json!({"event_type": kind, member: value});
-        Bytes::from(format!("event: {kind}\ndata: {data}\n\n"))
-    };
-    let begun = json!({"id": id, "status": "in_progress"});
-    let mut frames = vec![event("interaction.start", "interaction", &begun)];
-    frames.extend(
-        script
-            .chunks
-            .iter()
-            .map(|piece| event("content.delta", "delta", &json!({"type": "text", "text": piece.text}))),
-    );
-    frames.push(event("interaction.complete", "interaction", &body));
-    Ok(call.paced(Rendered::event_stream(frames, b"data: [DONE]\n\n")))
 }

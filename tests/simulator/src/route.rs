@@ -32,14 +32,32 @@ pub(crate) enum Op {
     CompatImages,
     ListModels,
     GetModel(String),
-    Generate { model: String, stream: bool },
+    Generate {
+        model: String,
+        stream: bool,
+    },
     CountTokens(String),
     Embed(String),
     BatchEmbed(String),
-    BatchGenerate(String),
-    Upload,
+    Batch {
+        model: String,
+        embeds: bool,
+    },
+    PredictLongRunning(String),
+    /// To a file search store, or to the project's files.
+    Upload(Option<String>),
     Download(String),
-    Resource { kind: Kind, id: Option<String>, verb: Option<String> },
+    Resource {
+        kind: Kind,
+        id: Option<String>,
+        verb: Option<String>,
+    },
+    /// By its whole name.
+    Operation {
+        name: String,
+        verb: Option<String>,
+    },
+    ListDocuments(String),
     NoPage,
     NoMethod,
 }
@@ -51,6 +69,12 @@ pub(crate) enum Kind {
     CachedContents,
     Batches,
     Interactions,
+    TunedModels,
+    FileSearchStores,
+    /// Of a file search store; the id is `STORE/DOCUMENT`.
+    Documents,
+    /// The id is the last part of the name.
+    Operations,
 }
 
 impl Kind {
@@ -60,6 +84,10 @@ impl Kind {
             Self::CachedContents => "cachedContents",
             Self::Batches => "batches",
             Self::Interactions => "interactions",
+            Self::TunedModels => "tunedModels",
+            Self::FileSearchStores => "fileSearchStores",
+            Self::Documents => "documents",
+            Self::Operations => "operations",
         }
     }
 }
@@ -70,7 +98,7 @@ impl Route {
         let parts: Vec<&str> = decoded.split('/').filter(|part| !part.is_empty()).collect();
         let (surface, version, op) = match parts.as_slice() {
             ["__sim", ..] => (Surface::Control, "", Op::NoPage),
-            ["upload", version, "files"] => (Surface::Upload, *version, upload(method)),
+            ["upload", version, rest @ ..] => (Surface::Upload, *version, upload(method, rest)),
             ["download", version, "files", file] => (Surface::Upload, *version, download(file)),
             [version, "openai", rest @ ..] if is_version(version) => {
                 (Surface::Compat, *version, compat(method, rest))
@@ -89,14 +117,20 @@ impl Route {
             Op::CountTokens(_) => "GenerativeService.CountTokens",
             Op::Embed(_) => "GenerativeService.EmbedContent",
             Op::BatchEmbed(_) | Op::CompatEmbeddings => "GenerativeService.BatchEmbedContents",
-            Op::BatchGenerate(_) => "GenerativeService.BatchGenerateContent",
+            Op::Batch { embeds: false, .. } => "GenerativeService.BatchGenerateContent",
+            Op::Batch { .. } => "GenerativeService.AsyncBatchEmbedContent",
+            Op::PredictLongRunning(_) => "PredictionService.PredictLongRunning",
             Op::GetModel(_) => "ModelService.GetModel",
-            Op::Upload => "FileService.CreateFile",
+            Op::Upload(None) => "FileService.CreateFile",
+            Op::Upload(Some(_)) => "FileSearchService.UploadToFileSearchStore",
             Op::Resource { kind: Kind::Files, .. } | Op::Download(_) => "FileService.GetFile",
             Op::Resource { kind: Kind::CachedContents, .. } => "CacheService.GetCachedContent",
-            Op::ListModels | Op::Resource { .. } | Op::CompatImages | Op::NoPage | Op::NoMethod => {
-                "ModelService.ListModels"
+            Op::Resource { kind: Kind::TunedModels, .. } => "ModelService.GetTunedModel",
+            Op::Resource { kind: Kind::FileSearchStores | Kind::Documents, .. } | Op::ListDocuments(_) => {
+                "FileSearchService.GetFileSearchStore"
             }
+            Op::Resource { .. } | Op::Operation { .. } => "GenerativeService.GetOperation",
+            Op::ListModels | Op::CompatImages | Op::NoPage | Op::NoMethod => "ModelService.ListModels",
         };
         let version = if self.version.is_empty() { "v1beta" } else { &self.version };
         format!("google.ai.generativelanguage.{version}.{name}")
@@ -116,6 +150,9 @@ fn compat(method: &Method, path: &[&str]) -> Op {
         ("GET", ["models", id] | ["models", "models", id]) => Op::GetModel((*id).to_owned()),
         ("GET" | "POST", ["batches"]) => Op::Resource { kind: Kind::Batches, id: None, verb: None },
         ("GET", ["batches", id] | ["batches", "batches", id]) => resource(Kind::Batches, id),
+        ("POST", ["batches", id, "cancel"] | ["batches", "batches", id, "cancel"]) => {
+            resource(Kind::Batches, &format!("{id}:cancel"))
+        }
         _ => Op::NoMethod,
     }
 }
@@ -126,6 +163,16 @@ fn native(method: &Method, path: &[&str]) -> Op {
         ["models"] if method == Method::GET => Op::ListModels,
         ["models", id] if method == Method::GET => Op::GetModel((*id).to_owned()),
         ["models", call] if post => model_call(call),
+        ["tunedModels", call] if post && call.contains(':') => model_call(&format!("tunedModels/{call}")),
+        ["interactions", id, "cancel"] if post => resource(Kind::Interactions, &format!("{id}:cancel")),
+        ["fileSearchStores", store, "documents"] => Op::ListDocuments((*store).to_owned()),
+        ["fileSearchStores", store, "documents", id] => resource(Kind::Documents, &format!("{store}/{id}")),
+        [.., "operations", last] => {
+            let (_, verb) = split_verb(last);
+            let name = path.join("/");
+            let name = name.split(':').next().unwrap_or_default();
+            Op::Operation { name: name.to_owned(), verb }
+        }
         [collection] => {
             kind(collection).map_or(Op::NoPage, |kind| Op::Resource { kind, id: None, verb: None })
         }
@@ -143,7 +190,9 @@ fn model_call(call: &str) -> Op {
         "countTokens" => Op::CountTokens(model),
         "embedContent" => Op::Embed(model),
         "batchEmbedContents" => Op::BatchEmbed(model),
-        "batchGenerateContent" | "asyncBatchEmbedContent" => Op::BatchGenerate(model),
+        "batchGenerateContent" => Op::Batch { model, embeds: false },
+        "asyncBatchEmbedContent" => Op::Batch { model, embeds: true },
+        "predictLongRunning" => Op::PredictLongRunning(model),
         _ => Op::NoPage,
     }
 }
@@ -154,17 +203,32 @@ fn kind(collection: &str) -> Option<Kind> {
         "cachedContents" => Some(Kind::CachedContents),
         "batches" => Some(Kind::Batches),
         "interactions" => Some(Kind::Interactions),
+        "tunedModels" => Some(Kind::TunedModels),
+        "fileSearchStores" => Some(Kind::FileSearchStores),
         _ => None,
     }
 }
 
 fn resource(kind: Kind, id: &str) -> Op {
-    let (id, verb) = id.split_once(':').map_or((id, None), |(id, verb)| (id, Some(verb.to_owned())));
+    let (id, verb) = split_verb(id);
     Op::Resource { kind, id: Some(id.to_owned()), verb }
 }
 
-fn upload(method: &Method) -> Op {
-    if method == Method::POST || method == Method::PUT { Op::Upload } else { Op::NoPage }
+fn split_verb(id: &str) -> (&str, Option<String>) {
+    id.split_once(':').map_or((id, None), |(id, verb)| (id, Some(verb.to_owned())))
+}
+
+fn upload(method: &Method, path: &[&str]) -> Op {
+    if method != Method::POST && method != Method::PUT {
+        return Op::NoPage;
+    }
+    match path {
+        ["files"] => Op::Upload(None),
+        ["fileSearchStores", store] => store
+            .strip_suffix(":uploadToFileSearchStore")
+            .map_or(Op::NoPage, |store| Op::Upload(Some(store.to_owned()))),
+        _ => Op::NoPage,
+    }
 }
 
 fn download(file: &str) -> Op {

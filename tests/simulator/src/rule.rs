@@ -141,7 +141,7 @@ pub enum Action {
         #[serde(default)]
         ms: Option<u64>,
     },
-    /// Stops for a while after some chunks; for good when absent.
+    /// Stops for a while after some chunks, or with 0 right behind the headers; for good when absent.
     StallMidStream {
         /// Chunks that come before.
         after_chunks: usize,
@@ -179,6 +179,8 @@ pub enum Action {
     EmptyCandidates,
     /// A compressed body, asked for or not.
     Gzip,
+    /// A body in Brotli, if the request accepts that.
+    Brotli,
     /// Every byte in a write of its own.
     BytePerChunk,
     /// The mark that ends a compatible stream, twice.
@@ -209,6 +211,7 @@ impl Action {
             Self::Empty200 => "empty_200",
             Self::EmptyCandidates => "empty_candidates",
             Self::Gzip => "gzip",
+            Self::Brotli => "brotli",
             Self::BytePerChunk => "byte_per_chunk",
             Self::DuplicateDone => "duplicate_done",
             Self::NoUsage => "no_usage",

@@ -37,9 +37,14 @@ impl Simulator {
         Ok(Self { state, address, stop, tasks })
     }
 
-    /// `http://127.0.0.1:PORT`, without a slash at the end.
+    /// `http://127.0.0.1:PORT`, or with `https`, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.state.scheme(), self.address)
+    }
+
+    /// The certificate to trust, as PEM, if the world has TLS.
+    pub fn certificate(&self) -> Option<&str> {
+        self.state.tls.as_ref().map(|tls| tls.certificate.as_str())
     }
 
     /// Where it listens.
@@ -99,7 +104,7 @@ impl Simulator {
         self.state.clock.clone()
     }
 
-    /// Replaces the world (all but `listen`). Quota counters begin anew; log, clock, rules and files stay.
+    /// Replaces the world (all but `listen` and `tls`). Quota counters begin anew; log, clock, rules and files stay.
     pub fn set_world(&self, world: World) -> io::Result<()> {
         self.state.set_world(world)
     }

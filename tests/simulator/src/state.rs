@@ -14,6 +14,7 @@ use crate::pool::Pool;
 use crate::quota::BucketStats;
 use crate::rules::Rules;
 use crate::store::Store;
+use crate::tls::Tls;
 use crate::world::World;
 
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(crate) struct State {
     pub(crate) rules: Rules,
     pub(crate) log: Log,
     pub(crate) store: Store,
+    pub(crate) tls: Option<Tls>,
     pub(crate) started: Instant,
     requests: AtomicU64,
     counters: Counters,
@@ -72,12 +74,14 @@ impl Stats {
 
 impl State {
     pub(crate) fn new(world: World) -> io::Result<Self> {
+        let tls = if world.tls { Some(Tls::new()?) } else { None };
         Ok(Self {
             pool: RwLock::new(Arc::new(Pool::new(world)?)),
             clock: Clock::new()?,
             rules: Rules::default(),
             log: Log::default(),
             store: Store::default(),
+            tls,
             started: Instant::now(),
             requests: AtomicU64::new(0),
             counters: Counters::default(),
@@ -93,6 +97,10 @@ impl State {
         let pool = Arc::new(Pool::new(world)?);
         *self.pool.write() = pool;
         Ok(())
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     pub(crate) fn next_request(&self) -> u64 {

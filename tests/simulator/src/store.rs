@@ -1,4 +1,4 @@
-//! What projects own: files, caches, batches, interactions, and uploads that are not finished.
+//! What projects own: files, caches, batches, operations and the like, and uploads that are not finished.
 
 use std::collections::HashMap;
 
@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::jobs::Job;
 use crate::route::Kind;
 
 /// Resources and sessions beyond this are refused.
@@ -21,8 +22,13 @@ pub(crate) struct Store {
 pub(crate) struct Resource {
     pub(crate) project: String,
     pub(crate) body: Value,
+    pub(crate) created_ms: i64,
+    /// Nobody sees it before; the output of work that is not done exists already.
+    pub(crate) visible_ms: i64,
     pub(crate) expires_ms: i64,
     pub(crate) content: Bytes,
+    /// What it waits for, if it does.
+    pub(crate) job: Option<Job>,
 }
 
 /// A resumable upload.
@@ -33,7 +39,27 @@ pub(crate) struct Session {
     pub(crate) mime_type: String,
     pub(crate) display_name: Option<String>,
     pub(crate) name: Option<String>,
+    /// The file search store that it goes to, rather than to the project's files.
+    pub(crate) search_store: Option<String>,
     pub(crate) data: Vec<u8>,
+}
+
+impl Resource {
+    pub(crate) fn new(project: &str, body: Value, now_ms: i64, lives_ms: i64) -> Self {
+        Self {
+            project: project.to_owned(),
+            body,
+            created_ms: now_ms,
+            visible_ms: i64::MIN,
+            expires_ms: now_ms + lives_ms,
+            content: Bytes::new(),
+            job: None,
+        }
+    }
+
+    fn is_alive(&self, now_ms: i64) -> bool {
+        self.visible_ms <= now_ms && self.expires_ms > now_ms
+    }
 }
 
 impl Store {
@@ -49,22 +75,22 @@ impl Store {
     /// A resource that is alive, whoever owns it.
     pub(crate) fn get(&self, kind: Kind, id: &str, now_ms: i64) -> Option<Resource> {
         let all = self.resources.lock();
-        all.get(&(kind, id.to_owned())).filter(|resource| resource.expires_ms > now_ms).cloned()
+        all.get(&(kind, id.to_owned())).filter(|resource| resource.is_alive(now_ms)).cloned()
     }
 
     pub(crate) fn remove(&self, kind: Kind, id: &str) {
         self.resources.lock().remove(&(kind, id.to_owned()));
     }
 
-    /// The bodies of a project's resources, by id.
-    pub(crate) fn list(&self, kind: Kind, project: &str, now_ms: i64) -> Vec<Value> {
+    /// A project's resources, by id.
+    pub(crate) fn list(&self, kind: Kind, project: &str, now_ms: i64) -> Vec<Resource> {
         let all = self.resources.lock();
         let mine = |(key, r): &(&(Kind, String), &Resource)| {
-            key.0 == kind && r.project == project && r.expires_ms > now_ms
+            key.0 == kind && r.project == project && r.is_alive(now_ms)
         };
         let mut found: Vec<_> = all.iter().filter(mine).collect();
         found.sort_by_key(|(key, _)| key.1.clone());
-        found.into_iter().map(|(_, resource)| resource.body.clone()).collect()
+        found.into_iter().map(|(_, resource)| resource.clone()).collect()
     }
 
     pub(crate) fn open_session(&self, id: &str, session: Session) -> bool {

@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::JobSpec;
+
 /// Everything a simulator is started with. Each field has a default, so a test names only what matters to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct World {
     /// Where to listen; a free port of 127.0.0.1 when absent.
     pub listen: Option<SocketAddr>,
+    /// Whether to speak HTTPS, with a certificate made at start, and HTTP/2 to those who offer it.
+    pub tls: bool,
     /// Seeds every random draw: latencies, probabilities, ids.
     pub seed: u64,
     /// The length of the "minute" of RPM and TPM, so that tests can use short windows.
@@ -27,6 +31,8 @@ pub struct World {
     pub latency: Latency,
     /// How quota is enforced and reported.
     pub quota: QuotaSpec,
+    /// How long batches and other long-running work take.
+    pub jobs: JobSpec,
     /// The parts of the authentication table that Google has changed back and forth.
     pub auth: AuthSpec,
     /// Whether requests are logged.
@@ -43,6 +49,7 @@ impl Default for World {
         let embedding = |id: &str| Model { id: id.into(), embedding: true, ..Model::default() };
         Self {
             listen: None,
+            tls: false,
             seed: 1,
             window_ms: 60_000,
             projects: Vec::new(),
@@ -59,6 +66,7 @@ impl Default for World {
             answer: AnswerSpec::default(),
             latency: Latency::Zero,
             quota: QuotaSpec::default(),
+            jobs: JobSpec::default(),
             auth: AuthSpec::default(),
             log: true,
             log_capacity: 100_000,
@@ -194,7 +202,8 @@ pub enum ProjectState {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limit {
-    /// A model id, or `*` for each model that has no entry of its own. Every model has its own bucket.
+    /// A model id, or `*` for each model that has no entry of its own. Every model has its own bucket. What is created
+    /// in batches is limited only by `MODEL:batch`, or `batches:create` when the compatible surface begins it.
     pub model: String,
     /// Requests per window.
     pub rpm: Option<u64>,

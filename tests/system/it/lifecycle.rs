@@ -2,8 +2,11 @@
 
 mod commands;
 mod drain;
+mod memory;
 mod reload;
 mod state;
+mod unread;
+mod waiting;
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,7 +1,9 @@
 //! What an upstream answer means, seen from outside: what the client gets, how many upstream calls that took, and who
 //! is left alone afterwards. The last is read from later traffic in the simulator's log, not from what the gateway says.
 
+mod placement;
 mod refusals;
+mod sparing;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -1,10 +1,16 @@
 //! Bar 2: what the quotas allow is used, and what they forbid is not tried.
 
+mod buckets;
+mod day;
+mod minute;
+mod tokens;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use keyfleet_simulator::{KeyState, Limit, Received, World};
-use keyfleet_tests::{Gateway, Sim, steady_load};
+use keyfleet_tests::{Answer, Client, Gateway, Sim, Use, steady_load, uses};
+use serde_json::{Value, json};
 
 const MODEL: &str = "gemini-2.5-flash";
 const PROJECTS: usize = 12;
@@ -14,6 +20,58 @@ const WINDOW: Duration = Duration::from_secs(5);
 const WINDOWS: u64 = 3;
 /// How long after a refusal another request can still have been on its way.
 const IN_FLIGHT: Duration = Duration::from_millis(100);
+
+/// Far more than anything here takes on an idle machine.
+const SOON: Duration = Duration::from_secs(15);
+/// What Gemini counts requests and tokens by.
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// The simulator's configuration, with these limits for every project and model.
+fn limited(sim: &Sim, limits: &Value) -> Value {
+    let mut config = sim.config();
+    config["limits"] = json!([limits]);
+    config
+}
+
+/// The model calls of clients; the prober's are none.
+fn calls(sim: &Sim) -> Vec<Received> {
+    let mut log = sim.log();
+    log.retain(|request| request.method == "POST");
+    log
+}
+
+async fn chat(client: &Client) -> Answer {
+    client.chat(MODEL, false).await.expect("an answer")
+}
+
+/// Of so many requests, one after the other, those that were served. The others were refused in the right way.
+async fn served(client: &Client, model: &str, requests: usize) -> usize {
+    let mut served = 0;
+    for _ in 0..requests {
+        let answer = client.chat(model, false).await.expect("an answer");
+        assert!([200, 429].contains(&answer.status), "{} {}", answer.status, answer.text);
+        assert!(answer.status == 200 || come_back_in(&answer) > Duration::ZERO);
+        served += usize::from(answer.status == 200);
+    }
+    served
+}
+
+fn come_back_in(answer: &Answer) -> Duration {
+    let seconds = answer.header("retry-after").parse();
+    Duration::from_secs(seconds.expect("a refusal says when to come back"))
+}
+
+/// No window of a minute held more requests than this.
+fn assert_requests_kept(log: &[Received], limit: u64) -> Vec<Use> {
+    let found = uses(log, MINUTE, limit, |_| 1);
+    assert!(found.iter().all(|of| of.fullest <= 1.0), "more than {limit} in a minute: {found:?}");
+    found
+}
+
+fn assert_never_refused(log: &[Received]) {
+    let refused = log.iter().filter(|call| call.status == 429).count();
+    assert_eq!(refused, 0, "the upstream refused {refused} of {} calls", log.len());
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_living_keys_of_fifty_are_enough() {

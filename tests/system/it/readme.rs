@@ -84,7 +84,18 @@ async fn its_configuration_is_good_and_its_options_are_all() {
     let names = printed.lines().filter_map(|line| line.split_once(':'));
     let names = names.map(|(name, _)| name.trim_start_matches([' ', '-']));
     let names = names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
-    let sections = ["server", "groups", "circuit_breaker", "monitoring", "rate_limit", "projects"];
+    let sections = [
+        "server",
+        "groups",
+        "circuit_breaker",
+        "monitoring",
+        "rate_limit",
+        "projects",
+        "quota",
+        "redis",
+        "nats",
+        "coordinator",
+    ];
     let of_keys = ["id", "key", "project", "name", "token", "billing_account"];
     for name in names.filter(|name| !sections.contains(name) && !of_keys.contains(name)) {
         assert!(documented.contains(name), "the README has no option {name}");

@@ -1,6 +1,7 @@
 //! Answers on their way through: untouched while they are good, and never taken for good when they are not.
 
 mod broken;
+mod inside;
 mod silent;
 
 use std::io::Read as _;

@@ -7,6 +7,8 @@ mod groups;
 mod headers;
 mod operators;
 mod paths;
+mod prober;
+mod reloads;
 mod rewrites;
 mod versions;
 

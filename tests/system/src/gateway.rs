@@ -35,12 +35,14 @@ pub struct GatewayOptions {
     pub env: Vec<(String, String)>,
     /// The file lies as Kubernetes mounts a `ConfigMap`: behind two symlinks, in a folder with nothing else.
     pub mounted: bool,
+    /// Nobody reads its standard output: a pipe that fills up.
+    pub unread: bool,
 }
 
 impl GatewayOptions {
     /// The configuration given, with logs at `info`.
     pub fn new(config: Value) -> Self {
-        Self { config, log: "info".into(), env: Vec::new(), mounted: false }
+        Self { config, log: "info".into(), env: Vec::new(), mounted: false, unread: false }
     }
 }
 
@@ -170,7 +172,7 @@ impl Drop for Gateway {
 }
 
 /// Every secret that a configuration names.
-fn secrets(config: &Value) -> Vec<String> {
+pub(crate) fn secrets(config: &Value) -> Vec<String> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let keys = list(&config["groups"]).into_iter().flat_map(|group| list(&group["api_keys"]));
@@ -188,15 +190,21 @@ fn spawn(options: &GatewayOptions, folder: &Path, port: u16) -> Child {
     command(&["serve", "-c", options.file(), "-H", "127.0.0.1", "-p", &port.to_string()], folder)
         .env("RUST_LOG", &options.log)
         .envs(options.env.iter().map(|(name, value)| (name, value)))
-        .stdout(output("stdout.log"))
+        .stdout(if options.unread { Stdio::piped() } else { output("stdout.log") })
         .stderr(output("stderr.log"))
         .spawn()
         .expect("the gateway starts")
 }
 
-/// The gateway's binary in this folder, with nothing of our own environment that it would take for configuration.
 fn command(arguments: &[&str], folder: &Path) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = program("gateway", folder);
+    command.args(arguments);
+    command
+}
+
+/// One of our binaries in this folder, with nothing of our own environment that it would take for configuration.
+pub(crate) fn program(name: &str, folder: &Path) -> Command {
+    let mut command = Command::new(binary(name));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
         let ours = ["KEYFLEET", "GEMINI", "GOOGLE"].iter().any(|prefix| text.starts_with(prefix));
@@ -204,18 +212,18 @@ fn command(arguments: &[&str], folder: &Path) -> Command {
             command.env_remove(&name);
         }
     }
-    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    command.current_dir(folder).stdin(Stdio::null());
     command
 }
 
-/// `cargo` puts the test binary into `deps`, beside which the gateway's own binary lies.
-fn binary() -> PathBuf {
+/// `cargo` puts the test binary into `deps`, beside which the other binaries lie.
+fn binary(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().expect("the path of this test");
     path.pop();
     if path.ends_with("deps") {
         path.pop();
     }
-    path.push("gateway");
+    path.push(name);
     assert!(path.exists(), "{} is missing: run scripts/test, which builds it", path.display());
     path
 }

@@ -9,7 +9,9 @@
 #![expect(clippy::panic, clippy::expect_used, reason = "a scenario that cannot go on fails")]
 
 mod client;
+mod cluster;
 mod eventually;
+mod fullest;
 mod gateway;
 mod load;
 mod sdk;
@@ -17,7 +19,14 @@ mod sim;
 mod spill;
 
 pub use client::{Answer, Client, read};
+pub use cluster::chaos::{self, Chaos};
+pub use cluster::crowd::{Crowd, Front, Tally};
+pub use cluster::judge::{self, Count, Counts};
+pub use cluster::link::Link;
+pub use cluster::redis::Redis;
+pub use cluster::{Cluster, ClusterOptions, Part};
 pub use eventually::eventually;
+pub use fullest::{Use, uses};
 pub use gateway::{Ended, Gateway, GatewayOptions, Program, free_port};
 pub use load::steady_load;
 pub use sdk::{Call, Report, Retries, Sdk, SdkClient};

@@ -54,16 +54,19 @@ impl Sim {
     }
 
     /// A gateway's configuration: one group with every key, each in its project, and the state file off.
+    ///
+    /// A gateway keeps to the limits that a 429 states, and it counts them by the minute, as Gemini does. Where this
+    /// world's "minute" is shorter, it would use less than this world allows, so it does not learn them there.
     pub fn config(&self) -> Value {
-        let keys: Vec<_> = self
-            .0
-            .world()
+        let world = self.0.world();
+        let keys: Vec<_> = world
             .keys
             .into_iter()
             .map(|key| json!({"key": key.secret, "id": key.id, "project": key.project}))
             .collect();
         json!({
             "server": {"state_file": ""},
+            "quota": {"learn_limits": world.window_ms == World::default().window_ms},
             "groups": [{
                 "name": "pool",
                 "api_keys": keys,

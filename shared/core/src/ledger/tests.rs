@@ -1,5 +1,10 @@
 use super::*;
+use crate::block::Policy;
 use crate::outcome::Cause;
+use crate::quota::rules::Rules;
+use crate::state::{Image, Meta, Table};
+
+mod operating;
 
 const MODEL: &str = "gemini-2.5-flash";
 
@@ -10,6 +15,8 @@ struct World {
     blocked: HashMap<Subject, Option<(Cause, Option<u64>)>>,
     scores: HashMap<KeyId, u8>,
     probes: Vec<KeyId>,
+    reports: u64,
+    stored: BTreeMap<(Table, String), Entry>,
 }
 
 fn roster() -> Roster {
@@ -30,6 +37,7 @@ fn roster() -> Roster {
             max_failures: 3,
             temporary_block: Duration::from_mins(5),
         },
+        limits: Rules::default(),
     }
 }
 
@@ -38,19 +46,37 @@ fn now(ms: u64) -> Now {
 }
 
 fn world() -> World {
-    let ledger = Ledger::new(roster(), Saved::default(), now(0));
-    World { ledger, ms: 0, blocked: HashMap::new(), scores: HashMap::new(), probes: Vec::new() }
+    let ledger = Ledger::new(roster(), Saved::default(), Term::default(), now(0));
+    World {
+        ledger,
+        ms: 0,
+        blocked: HashMap::new(),
+        scores: HashMap::new(),
+        probes: Vec::new(),
+        reports: 0,
+        stored: BTreeMap::new(),
+    }
 }
 
 impl World {
     fn apply(&mut self, event: Event) {
-        for effect in self.ledger.apply(event, now(self.ms)) {
-            match effect {
-                Effect::Publish(delta) => delta.changes.into_iter().for_each(|change| self.see(change)),
-                Effect::Probe(key) => self.probes.push(key),
-                Effect::Save => {}
-            }
+        let step = self.ledger.apply(event, now(self.ms));
+        for change in step.delta.into_iter().flat_map(|delta| delta.changes) {
+            self.see(change);
         }
+        self.probes.extend(step.probes);
+        for entry in step.entries {
+            self.stored.insert((entry.table, entry.key.clone()), entry);
+        }
+    }
+
+    /// What the next leader finds.
+    fn saved(&self) -> Saved {
+        let entries = self.stored.values().filter(|entry| entry.value.is_some()).cloned().collect();
+        let meta = Meta { at: now(self.ms).utc, ..Meta::default() };
+        let (saved, unread) = Saved::read(&Image { meta, entries, ..Image::default() });
+        assert_eq!(unread, 0);
+        saved
     }
 
     fn see(&mut self, change: Change) {
@@ -64,14 +90,15 @@ impl World {
             Change::Scored { key, score } => {
                 self.scores.insert(key, score.tenths());
             }
-            Change::Owned(_) | Change::Validated { .. } => {}
+            Change::Owned(_) | Change::Validated { .. } | Change::Limited { .. } => {}
         }
     }
 
     fn report(&mut self, record: Record) {
+        self.reports += 1;
         self.apply(Event::Report(Report {
             replica: crate::id::ReplicaId::new("r"),
-            seq: 1,
+            seq: self.reports,
             records: vec![record],
         }));
     }
@@ -89,12 +116,24 @@ impl World {
             retry_after_ms: None,
             draw: 0,
             probe,
+            limits: Vec::new(),
         });
     }
 
     fn answers(&mut self, key: &str, probe: bool) {
         let (key, model) = (KeyId::new(key), Model::new(MODEL));
         self.report(Record::Succeeded { key, model, n: 1, ttfb_ms: 10, probe });
+    }
+
+    /// Answers of this model by these keys, each with its time to the first byte, until the averages have settled.
+    fn serves(&mut self, model: &str, times: &[(&str, u32)]) {
+        for _ in 0..20 {
+            self.ms += 1_000;
+            for (key, ttfb_ms) in times {
+                let (key, model) = (KeyId::new(*key), Model::new(model));
+                self.report(Record::Succeeded { key, model, n: 2, ttfb_ms: *ttfb_ms, probe: false });
+            }
+        }
     }
 
     fn ttl(&self, subject: &Subject) -> Option<u64> {
@@ -212,10 +251,10 @@ fn a_name_with_another_secret_starts_afresh() {
     other.keys[0].fingerprint = KeyId::new("another secret");
     let mut world = world();
     world.fails("a1", Cause::InvalidKey);
-    let saved = world.ledger.save(now(0));
+    let saved = world.saved();
     world.apply(Event::Roster(other.clone()));
     assert_eq!(world.blocked[&key("a1")], None, "at a reload");
-    let restarted = Ledger::new(other, saved, now(0));
+    let restarted = Ledger::new(other, saved, Term::default(), now(0));
     let blocked = |change: &Change| matches!(change, Change::Blocked { .. });
     assert!(!restarted.snapshot(now(0)).changes.iter().any(blocked), "at a restart");
 }
@@ -260,7 +299,7 @@ fn a_dead_key_is_rechecked_after_an_hour_then_every_six() {
 fn a_restart_does_not_bring_the_recheck_forward() {
     let mut world = world();
     world.fails("a1", Cause::InvalidKey);
-    world.ledger = Ledger::new(roster(), world.ledger.save(now(10)), now(10));
+    world.ledger = Ledger::new(roster(), world.saved(), Term::default(), now(10));
     let mut looked = |ms| {
         world.ms = ms;
         for key in ["a2", "b1", "c1"] {
@@ -271,6 +310,47 @@ fn a_restart_does_not_bring_the_recheck_forward() {
     };
     assert_eq!(looked(1_000), []);
     assert_eq!(looked(3_600_000), [KeyId::new("a1")]);
+}
+
+#[test]
+fn a_restart_keeps_what_failed_looks_have_put_off() {
+    const HOUR: u64 = 3_600_000;
+    let mut world = world();
+    world.fails("a1", Cause::InvalidKey);
+    world.ms = HOUR;
+    world.apply(Event::Scan);
+    let outcome = Some(Cause::InvalidKey.outcome());
+    world.apply(Event::Probed { key: KeyId::new("a1"), outcome, draw: 0 });
+    let saved = serde_json::to_value(world.saved()).unwrap();
+    let looked = |saved: serde_json::Value, ms| {
+        let saved = serde_json::from_value(saved).unwrap();
+        let mut ledger = Ledger::new(roster(), saved, Term::default(), now(2 * HOUR));
+        ledger.apply(Event::Scan, now(ms)).probes.contains(&KeyId::new("a1"))
+    };
+    assert!(!looked(saved.clone(), 7 * HOUR - 1) && looked(saved.clone(), 7 * HOUR));
+    let mut wrong = saved.clone();
+    wrong["probes"]["a1"]["due"] = serde_json::json!(i64::MAX);
+    assert!(looked(wrong, 8 * HOUR), "a wrong calendar puts it off for good");
+    let mut old = saved;
+    assert!(old.as_object_mut().unwrap().remove("probes").is_some());
+    assert!(looked(old, 2 * HOUR), "a file of an earlier release holds no appointments");
+}
+
+#[test]
+fn a_slow_model_does_not_make_its_keys_slow() {
+    let mut world = world();
+    world.serves("fast", &[("a2", 200), ("b1", 200), ("c1", 200)]);
+    world.serves("slow", &[("a1", 6_000), ("b1", 6_000)]);
+    assert!(world.scores.is_empty(), "{:?}", world.scores);
+}
+
+#[test]
+fn a_key_slower_than_others_on_the_same_model_scores_lower() {
+    let mut world = world();
+    world.serves("fast", &[("a1", 6_000), ("b1", 200), ("c1", 200)]);
+    assert_eq!(world.scores, [(KeyId::new("a1"), 5)].into(), "halved at most");
+    world.serves("fast", &[("a1", 200), ("b1", 200), ("c1", 200)]);
+    assert_eq!(world.scores, [(KeyId::new("a1"), 10)].into(), "and only while it is slow");
 }
 
 #[test]
@@ -300,17 +380,20 @@ fn what_is_saved_comes_back() {
     world.fails("c1", Cause::CredentialRejected);
     let owned = Owned { resource: Resource::new("files/x"), project: ProjectId::new("b"), ttl_ms: 60_000 };
     world.report(Record::Owned(owned));
-    let text = serde_json::to_string(&world.ledger.save(now(10))).unwrap();
-    let restored = Ledger::new(roster(), serde_json::from_str(&text).unwrap(), now(10));
+    let restored = Ledger::new(roster(), world.saved(), Term::default(), now(0));
     let sorted = |ledger: &Ledger| {
-        let mut changes: Vec<_> = ledger.snapshot(now(10)).changes.iter().map(|c| format!("{c:?}")).collect();
+        let mut changes: Vec<_> = ledger.snapshot(now(0)).changes.iter().map(|c| format!("{c:?}")).collect();
         changes.retain(|change| !change.contains("Scored"));
         changes.sort();
         changes
     };
     assert_eq!(sorted(&restored), sorted(&world.ledger));
     assert_eq!(sorted(&restored).len(), 3);
-    assert_eq!(restored.save(now(10)).health, world.ledger.save(now(10)).health);
+    let key = KeyId::new("c1");
+    assert_eq!(
+        restored.keys[&key].health.counts(Mono::default()),
+        world.ledger.keys[&key].health.counts(Mono::default())
+    );
 }
 
 #[test]
@@ -338,4 +421,55 @@ fn hostile_names_stay_bounded() {
         }
     }
     assert!(world.ledger.owned.len() <= MAX_ENTRIES);
+}
+
+#[test]
+fn a_report_that_comes_twice_counts_once() {
+    let mut world = world();
+    world.answers("a1", false);
+    world.reports -= 1;
+    world.answers("a1", false);
+    world.answers("a1", false);
+    let totals: Vec<_> = world.saved().totals.into_iter().map(|(_, totals)| totals.answered).collect();
+    assert_eq!(totals, [2]);
+}
+
+#[test]
+fn a_limit_that_an_error_tells_is_kept_to_and_lapses() {
+    let mut world = world();
+    world.ms = 100_000;
+    let bucket =
+        crate::quota::Bucket::Quota(ProjectId::new("a"), Model::new(MODEL), crate::quota::Dimension::Rpm);
+    world.report(Record::Failed {
+        key: KeyId::new("a1"),
+        model: Model::new(MODEL),
+        scope: Scope::Bucket,
+        cause: Cause::PerMinute,
+        retry_after_ms: Some(20_000),
+        draw: 0,
+        probe: false,
+        limits: vec![(crate::quota::Dimension::Rpm, 10)],
+    });
+    assert_eq!(world.ledger.limit(&bucket), Some(10));
+    let want = |n| crate::quota::message::Want { bucket: bucket.clone(), need: n, ahead: 0, debt: 0 };
+    let granted = |world: &mut World, number| {
+        let request = LeaseRequest {
+            boot: ReplicaId::new("r"),
+            number,
+            epoch: 0,
+            reports: Vec::new(),
+            wants: vec![want(4)],
+        };
+        let step = world.ledger.apply(Event::Lease(vec![request]), now(world.ms));
+        step.leases[0].grants.iter().map(|grant| grant.size).sum::<u64>()
+    };
+    assert_eq!(granted(&mut world, 1), 0, "what it allows counts as used");
+    world.ms = 121_000;
+    assert_eq!(granted(&mut world, 2), 4, "until the upstream says that it is back");
+    assert_eq!(Saved::read(&Image::default()).0.limits, []);
+    assert_eq!(world.saved().limits.len(), 1);
+    world.ms = 25 * 3_600_000;
+    world.apply(Event::Tick);
+    assert_eq!(world.ledger.limit(&bucket), None, "a tier may have been raised since");
+    assert_eq!(world.saved().limits.len(), 0);
 }

@@ -1,5 +1,9 @@
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::*;
-use crate::gate::Breaker;
+use crate::gate::{Breaker, Gate};
+use crate::health::Score;
 
 struct Pool {
     lane: Lane,
@@ -26,8 +30,11 @@ fn pool_of(keys: u32, share: impl Fn(u32) -> u32) -> Pool {
             project: Arc::default(),
             model: model.clone(),
             egress: egress.clone(),
+            spent: Arc::default(),
         };
-        Seat { key, project: key / 2, share: share(key), dial: Arc::default(), gates }
+        let project = key / 2;
+        let home = name_hash(&format!("p{project}"));
+        Seat { key, project, home, share: share(key), dial: Arc::default(), gates }
     });
     Pool { lane: Lane::new(vec![seats.collect()], 0), model: model.clone() }
 }
@@ -213,6 +220,151 @@ fn a_session_keeps_its_project_and_moves_only_when_that_is_closed() {
     }
     let used: std::collections::BTreeSet<_> = before.iter().collect();
     assert!(used.len() >= 8, "sessions spread: {used:?}");
+}
+
+/// The project to which each of `sessions` goes; 0 for none.
+fn projects_of(lane: &Lane, sessions: std::ops::Range<u64>, now: u64) -> Vec<u32> {
+    let project = |session| {
+        let want = Want { session: Some(session), ..Want::default() };
+        lane.select(&want, 0, Mono::from_ms(now)).map(|pick| pick.seat.project)
+    };
+    sessions.map(|session| project(session).unwrap_or_default()).collect()
+}
+
+#[test]
+fn sessions_spread_over_all_projects_and_those_of_a_closed_one_over_the_rest() {
+    for projects in [2, 3, 12, 40, 200] {
+        let pool = pool(projects * 2);
+        let before = projects_of(&pool.lane, 0..4_000, 1);
+        let share = |of: &[u32], project| of.iter().filter(|p| **p == project).count();
+        let fair = 4_000 / projects as usize;
+        for project in 0..projects {
+            let got = share(&before, project);
+            assert!((fair / 2..fair * 2).contains(&got), "{project} of {projects} got {got}");
+        }
+        pool.seat(0).gates.bucket.close(Mono::from_ms(1_000), None);
+        let after = projects_of(&pool.lane, 0..4_000, 2);
+        assert!(before.iter().zip(&after).all(|(old, new)| *old == 0 || old == new));
+        let heirs: std::collections::BTreeSet<_> =
+            before.iter().zip(&after).filter(|(old, _)| **old == 0).map(|(_, new)| *new).collect();
+        assert!(heirs.len() >= (projects as usize - 1).min(fair / 3), "{projects}: {heirs:?}");
+        assert_eq!(projects_of(&pool.lane, 0..4_000, 1_000), before, "they come back");
+    }
+}
+
+#[test]
+fn a_project_that_joins_or_leaves_moves_few_sessions() {
+    let (small, large) = (pool(40), pool(42));
+    let (before, after) = (projects_of(&small.lane, 0..2_000, 1), projects_of(&large.lane, 0..2_000, 1));
+    let moved = before.iter().zip(&after).filter(|(old, new)| old != new).count();
+    assert!((50..200).contains(&moved), "a 21st project takes a 21st of 2,000: {moved}");
+}
+
+#[test]
+fn sessions_follow_the_projects_weights() {
+    let pool = pool_of(8, |key| if key < 2 { FULL_SHARE } else { FULL_SHARE / 4 });
+    let projects = projects_of(&pool.lane, 0..7_000, 1);
+    let share = |project| projects.iter().filter(|p| **p == project).count();
+    assert!((3_600..4_400).contains(&share(0)), "4 of 7: {}", share(0));
+    assert!((800..1_200).contains(&share(1)), "1 of 7: {}", share(1));
+}
+
+#[test]
+fn a_session_finds_the_last_open_projects_of_a_large_pool() {
+    for left in [1_u32, 2, 20] {
+        let pool = pool(3_000);
+        let is_open = |seat: &Seat| seat.project % (1_500 / left) == 7;
+        for seat in pool.lane.seats().iter().filter(|seat| !is_open(seat)) {
+            seat.gates.project.close(Mono::FOREVER, None);
+        }
+        let found = projects_of(&pool.lane, 0..600, 1);
+        assert!(found.iter().all(|project| project % (1_500 / left) == 7), "{found:?}");
+        for project in &found {
+            let share = found.iter().filter(|p| *p == project).count();
+            assert!(share >= 300 / left as usize / 2, "{project} of {left}: {share}");
+        }
+        assert_eq!(projects_of(&pool.lane, 0..600, 2), found, "and stays there");
+    }
+}
+
+#[test]
+fn a_session_finds_its_project_wherever_that_stands_in_the_configuration() {
+    let renumbered = |number: fn(u32) -> u32| {
+        let mut seats: Vec<Seat> = pool(200).lane.seats.into_vec();
+        for seat in &mut seats {
+            seat.project = number(seat.project);
+        }
+        seats.sort_by_key(|seat| seat.project);
+        Lane::new(vec![seats], 3)
+    };
+    let homes = |lane: &Lane| -> Vec<u64> {
+        let projects = projects_of(lane, 0..500, 1).into_iter();
+        projects.map(|project| lane.seats.iter().find(|seat| seat.project == project).unwrap().home).collect()
+    };
+    assert_eq!(homes(&renumbered(|number| number)), homes(&renumbered(|number| 99 - number)));
+}
+
+#[test]
+fn the_keys_of_a_project_take_turns_by_health() {
+    let pool = pool(4);
+    let key = |want: &Want<'_>| pool.lane.select(want, 0, Mono::from_ms(1)).unwrap().seat.key;
+    let owned = Want { project: Some(1), ..Want::default() };
+    let session = (0..100).find(|session| {
+        let want = Want { session: Some(*session), ..Want::default() };
+        pool.lane.select(&want, 0, Mono::from_ms(1)).unwrap().seat.project == 1
+    });
+    for want in [owned, Want { session, ..Want::default() }] {
+        pool.seat(3).dial.set_score(Score::PERFECT);
+        let second = |want| (0..1_000).filter(|_| key(want) == 3).count();
+        assert!((480..520).contains(&second(&want)), "equal keys: {}", second(&want));
+        pool.seat(3).dial.set_score(Score::from_tenths(2));
+        assert!((150..185).contains(&second(&want)), "1 of 6: {}", second(&want));
+        pool.seat(2).gates.key.close(Mono::from_ms(2), None);
+        assert_eq!(second(&want), 1_000, "the one that works");
+        pool.seat(2).gates.key.open();
+        assert_eq!(key(&Want { tried: &[2], ..want }), 3);
+    }
+    let lost = Want { project: Some(9), ..Want::default() };
+    assert_eq!(pool.lane.select(&lost, 0, Mono::from_ms(1)).unwrap_err().blame, Blame::Tried);
+}
+
+#[test]
+fn what_is_stored_avoids_a_project_that_is_used_up_for_the_day() {
+    let pool = pool(20);
+    let stored = |session| {
+        let want = Want { session: Some(session), stores: true, ..Want::default() };
+        pool.lane.select(&want, 0, Mono::from_ms(1)).unwrap().seat.project
+    };
+    let first = stored(7);
+    for seat in pool.lane.seats().iter().filter(|seat| seat.project == first) {
+        seat.gates.spent.close(Mono::FOREVER, None);
+    }
+    let second = stored(7);
+    assert_ne!(second, first);
+    assert_eq!(projects_of(&pool.lane, 7..8, 1), [first], "requests still go there");
+    pool.lane.seats().iter().for_each(|seat| seat.gates.spent.close(Mono::FOREVER, None));
+    assert_eq!(stored(7), first, "where all are, it is no reason");
+}
+
+#[test]
+fn small_requests_pass_where_a_quota_of_tokens_is_used_up() {
+    let pool = pool(6);
+    let ask = |bytes, project| {
+        let want = Want { project, bytes, ..Want::default() };
+        pool.lane.select(&want, 0, Mono::from_ms(1)).map(|pick| pick.seat.project)
+    };
+    for project in 0..3 {
+        pool.seat(project * 2).gates.bucket.close_to_large(
+            Some(40_000),
+            Mono::from_ms(900),
+            Mono::from_ms(1),
+        );
+    }
+    assert_eq!(ask(Some(40_000), None).unwrap_err().retry_at, Mono::from_ms(900));
+    assert_eq!(ask(None, None).unwrap_err().blame, Blame::Quota, "nobody knows how many tokens it has");
+    let used: std::collections::BTreeSet<_> = (0..12).map(|_| ask(Some(9_000), None).unwrap()).collect();
+    assert_eq!(used.len(), 3, "all projects take part: {used:?}");
+    assert_eq!(ask(Some(9_000), Some(1)), Ok(1));
 }
 
 #[test]

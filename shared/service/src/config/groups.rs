@@ -6,7 +6,8 @@ use keyfleet_core::id::{Group as GroupName, KeyId, Model, ProjectId};
 use sha2::{Digest, Sha256};
 
 use super::layers::{KEYS, KEYS_FILE};
-use super::options::{limits, model};
+use super::limits::limits;
+use super::options::model;
 use super::place::{Origin, Path};
 use super::print::{HIDDEN, quoted, without_user};
 use super::problem::Problem;
@@ -93,6 +94,7 @@ pub(super) fn from_variables(
             models: Vec::new(),
             priority: 0,
             weight: 1,
+            limits: Vec::new(),
         });
         groups.len() - 1
     });
@@ -136,7 +138,7 @@ fn group(entry: &Field<'_>, seen: &mut Seen) -> Option<Group> {
     let weight = s.number("weight", 1..=MAX_WEIGHT, 1);
     let models = s.texts("models").iter().filter_map(|(text, field)| model(text, field)).collect::<Vec<_>>();
     let model_aliases = aliases(&s.field("model_aliases"));
-    limits(&s.field("limits"));
+    let limits = limits(&s.field("limits"));
     let inherited = Inherited { auth_mode, proxy_url: proxy_url.clone() };
     let keys = keys(&mut s, &inherited, seen);
     s.finish();
@@ -149,6 +151,7 @@ fn group(entry: &Field<'_>, seen: &mut Seen) -> Option<Group> {
         models: models.iter().map(|m| m.as_str().to_owned()).collect(),
         priority,
         weight,
+        limits,
     })
 }
 
@@ -350,7 +353,7 @@ pub(super) fn projects(list: &Field<'_>, groups: &[Group]) -> BTreeMap<ProjectId
         let Some(mut s) = entry.entry() else { continue };
         let id = s.field("id");
         let billing = s.field("billing_account");
-        limits(&s.field("limits"));
+        let limits = limits(&s.field("limits"));
         s.finish();
         let billing_account = label(&billing);
         if !id.is_set() {
@@ -365,10 +368,15 @@ pub(super) fn projects(list: &Field<'_>, groups: &[Group]) -> BTreeMap<ProjectId
             let first = id.origin.refer_to(&first);
             id.problem(format_args!("another project has this id (at {first}); remove one"));
         }
-        projects.insert(ProjectId::new(name), Project { billing_account });
+        projects.insert(ProjectId::new(name), Project { billing_account, limits, groups: Vec::new() });
     }
-    for key in groups.iter().flat_map(|group| &group.keys) {
-        projects.entry(key.project.clone()).or_default();
+    for (index, group) in groups.iter().enumerate() {
+        for key in &group.keys {
+            let in_groups = &mut projects.entry(key.project.clone()).or_default().groups;
+            if in_groups.last() != Some(&index) {
+                in_groups.push(index);
+            }
+        }
     }
     projects
 }

@@ -6,7 +6,7 @@ use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::place::Path;
-use super::{CliOverrides, problem::Problem};
+use super::{CliOverrides, Program, problem::Problem};
 use crate::config::place::Origin;
 
 /// What the options of the environment begin with; levels are separated by two underscores.
@@ -146,18 +146,22 @@ fn put(dict: &mut Dict, names: &[&str], text: &str) -> bool {
     }
 }
 
-/// The arguments as a layer.
-pub(super) fn command_line(cli: &CliOverrides) -> Given {
-    let mut server = Dict::new();
+/// The arguments of a program as a layer: they say where it listens itself.
+pub(super) fn command_line(program: Program, cli: &CliOverrides) -> Given {
+    let mut listener = Dict::new();
     if let Some(host) = &cli.host {
-        server.insert("host".to_owned(), host.as_str().into());
+        listener.insert("host".to_owned(), host.as_str().into());
     }
     if let Some(port) = cli.port {
-        server.insert("port".to_owned(), port.to_string().into());
+        listener.insert("port".to_owned(), port.to_string().into());
     }
+    let section = match program {
+        Program::Gateway => "server",
+        Program::Coordinator => "coordinator",
+    };
     let mut content = Dict::new();
-    if !server.is_empty() {
-        content.insert("server".to_owned(), Value::Dict(Tag::Default, server));
+    if !listener.is_empty() {
+        content.insert(section.to_owned(), Value::Dict(Tag::Default, listener));
     }
     Given { layer: Layer::CommandLine, content }
 }

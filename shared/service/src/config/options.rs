@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use keyfleet_core::id::Model;
 
-use super::print::{quoted, without_user};
+use super::print::quoted;
 use super::reader::{Field, Section};
-use super::schema::{Bare429, Failure, Monitoring, RateLimit};
+use super::schema::{Bare429, Coordinator, Failure, Monitoring, Quota, RateLimit, WhenUnleased};
+use super::server::host;
 
 const DAY: u64 = 86_400;
 
@@ -60,7 +61,6 @@ pub(super) fn monitoring(s: &mut Section<'_>) -> Monitoring {
             field.show(quoted(&text));
         }
     }
-    thresholds.has_no_effect_yet();
     monitoring.finish();
     Monitoring { health_check_interval }
 }
@@ -99,71 +99,50 @@ pub(super) fn model(text: &str, field: &Field<'_>) -> Option<Model> {
     Some(Model::new(name))
 }
 
-/// `limits` of the whole, a group or a project.
-pub(super) fn limits(field: &Field<'_>) {
-    for entry in field.elements() {
-        let Some(mut s) = entry.entry() else { continue };
-        let models = s.field("models");
-        let patterns = if models.is_text() { vec![models] } else { models.elements() };
-        for pattern in patterns {
-            if let Some(name) = pattern.name().and_then(|text| model(&text, &pattern)) {
-                pattern.show(quoted(name.as_str()));
-            }
-        }
-        for dimension in ["rpm", "tpm", "rpd"] {
-            let limit = s.field(dimension);
-            if let Some(limit_value) = limit.number(&(1..=u64::MAX)) {
-                limit.show(limit_value);
-            }
-        }
-        s.finish();
-    }
-    field.has_no_effect_yet();
-}
-
-/// Options of a later version, which already must be right.
-pub(super) fn later(s: &mut Section<'_>) {
-    service(s, "redis_url", &["redis", "rediss"]);
-    service(s, "nats_url", &["nats", "tls", "ws", "wss"]);
-    let prefix = s.field("redis_key_prefix");
-    if let Some(text) = prefix.text() {
-        prefix.show(quoted(&text));
-    }
-    prefix.has_no_effect_yet();
-    limits(&s.field("limits"));
-
-    let mut coordinator = s.section("coordinator");
-    let host = coordinator.field("host");
-    if let Some(text) = host.name() {
-        host.show(quoted(&text));
-    }
-    let port = coordinator.field("port");
-    if let Some(number) = port.number(&(0..=u16::MAX)) {
-        port.show(number);
-    }
-    coordinator.field.has_no_effect_yet();
-    coordinator.finish();
-
+pub(super) fn quota(s: &mut Section<'_>) -> Quota {
     let mut quota = s.section("quota");
-    let wait = quota.field("lease_wait_ms");
-    if let Some(number) = wait.number(&(0..=60_000_u64)) {
-        wait.show(number);
+    let field = quota.field("when_unleased");
+    let unleased = field.text().and_then(|text| when_unleased(&text, &field));
+    match unleased {
+        None => field.show("null"),
+        Some(WhenUnleased::Closed) => field.show("closed"),
+        Some(WhenUnleased::Open) => field.show("open"),
+        Some(WhenUnleased::Reserve(share)) => field.show(quoted(&format!("reserve({share})"))),
     }
-    let unleased = quota.field("when_unleased");
-    if let Some(text) = unleased.name() {
-        unleased.show(quoted(&text));
-    }
-    quota.field.has_no_effect_yet();
+    let lease_wait = Duration::from_millis(quota.number("lease_wait_ms", 0..=60_000, 50));
+    let max_replicas = quota.number("max_replicas", 1..=10_000, 10);
+    let learn = quota.field("learn_limits");
+    let learn_limits = learn.flag().unwrap_or(true);
+    learn.show(learn_limits);
     quota.finish();
+    Quota {
+        configured: unleased.unwrap_or(WhenUnleased::Closed),
+        learned: unleased.unwrap_or(WhenUnleased::Open),
+        lease_wait,
+        max_replicas,
+        learn_limits,
+    }
 }
 
-/// The address of a server of ours, which may hold a password.
-fn service(s: &mut Section<'_>, name: &str, schemes: &[&str]) {
-    let Some((secret, field)) = s.secret(name) else { return };
-    for text in secret.expose().split(',') {
-        if let Some(url) = field.url(text.trim(), schemes) {
-            field.show(quoted(&without_user(&url)));
+fn when_unleased(text: &str, field: &Field<'_>) -> Option<WhenUnleased> {
+    let share = || {
+        let share = text.strip_prefix("reserve(")?.strip_suffix(')')?.trim().parse().ok()?;
+        (0.01..=0.9).contains(&share).then_some(WhenUnleased::Reserve(share))
+    };
+    match text {
+        "closed" => Some(WhenUnleased::Closed),
+        "open" => Some(WhenUnleased::Open),
+        _ => {
+            share().or_else(|| field.expected("closed, open, or reserve(0.1) with a share from 0.01 to 0.9"))
         }
     }
-    field.has_no_effect_yet();
+}
+
+/// The listener of the coordinator, which is where the gateway's is unless it is said otherwise.
+pub(super) fn coordinator(s: &mut Section<'_>, gateway_host: &str) -> Coordinator {
+    let mut coordinator = s.section("coordinator");
+    let host = host(&coordinator.field("host"), gateway_host);
+    let port = coordinator.number("port", 0..=u16::MAX, 4807);
+    coordinator.finish();
+    Coordinator { host, port }
 }

@@ -103,13 +103,6 @@ impl<'c> Field<'c> {
             .any(|p| p.path.strip_prefix(&path).is_some_and(|r| !r.starts_with(char::is_alphanumeric)))
     }
 
-    /// A warning, if this is set, that nothing reads it.
-    pub(super) fn has_no_effect_yet(&self) {
-        if self.is_set() {
-            self.warn("accepted, but it has no effect yet");
-        }
-    }
-
     pub(super) fn warn(&self, what: &str) {
         let place = if self.origin == Origin::Default { String::new() } else { format!("{}: ", self.origin) };
         self.cx.warnings.borrow_mut().push(format!("{place}{}: {what}", self.path));

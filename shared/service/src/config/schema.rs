@@ -47,6 +47,16 @@ pub struct Config {
     pub monitoring: Monitoring,
     /// Models to try when one is exhausted or its breaker is open.
     pub fallbacks: BTreeMap<Model, Vec<Model>>,
+    /// `limits` of every project; those of a project and of its group come first: see [`Config::limit_rules`].
+    pub limits: Vec<LimitRule>,
+    /// How quotas are kept.
+    pub quota: Quota,
+    /// `nats_url` and `nats`; `None`: one process, which is its own coordinator. Never without `redis`.
+    pub nats: Option<Nats>,
+    /// `redis_url`, `redis` and `redis_key_prefix`; `None`: the state is in `server.state_file`.
+    pub redis: Option<Redis>,
+    /// The listener of the coordinator.
+    pub coordinator: Coordinator,
 }
 
 /// `server`
@@ -138,6 +148,8 @@ pub struct Group {
     pub priority: u32,
     /// `weight`: share of traffic among groups of one priority, default 1
     pub weight: u32,
+    /// `limits` of each project that has a key in the group
+    pub limits: Vec<LimitRule>,
 }
 
 /// One key of a group.
@@ -173,6 +185,23 @@ pub enum AuthMode {
 pub struct Project {
     /// `billing_account`: projects that run dry together
     pub billing_account: Option<String>,
+    /// `limits`, before those of the groups
+    pub limits: Vec<LimitRule>,
+    /// The groups with a key of the project, as indices into [`Config::groups`].
+    pub groups: Vec<usize>,
+}
+
+/// One entry of `limits`: what the upstream allows one project for each model that a pattern covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitRule {
+    /// `models`: patterns with `*` of what the upstream calls them, default all
+    pub models: Vec<String>,
+    /// `rpm`: requests per minute
+    pub rpm: Option<u64>,
+    /// `tpm`: input tokens per minute
+    pub tpm: Option<u64>,
+    /// `rpd`: requests per day, until midnight Pacific time
+    pub rpd: Option<u64>,
 }
 
 /// Top-level options that say what a failure means.
@@ -217,4 +246,107 @@ pub struct RateLimit {
 pub struct Monitoring {
     /// `health_check_interval_secs`, default 30
     pub health_check_interval: Duration,
+}
+
+/// `quota`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quota {
+    /// `when_unleased` for limits of the configuration, default `Closed`
+    pub configured: WhenUnleased,
+    /// `when_unleased` for limits that were learned from the upstream, default `Open`
+    pub learned: WhenUnleased,
+    /// `lease_wait_ms`: how long a request may wait for a lease, once, default 50
+    pub lease_wait: Duration,
+    /// `max_replicas`: how many gateways share what `Reserve` holds back, default 10
+    pub max_replicas: u32,
+    /// `learn_limits`: take the limits that a 429 states for true, default yes
+    pub learn_limits: bool,
+}
+
+/// What a gateway does about a limit while it can get no lease on it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WhenUnleased {
+    /// Admits nothing: the limit is kept, whatever that costs.
+    Closed,
+    /// Admits everything: the upstream may refuse.
+    Open,
+    /// Admits this share of the limit over all replicas, which is never leased: from 0.01 to 0.9.
+    Reserve(f64),
+}
+
+impl WhenUnleased {
+    /// What of a limit is never leased, in thousandths.
+    pub fn reserve_permille(self) -> u64 {
+        match self {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a share between 0 and 1"
+            )]
+            Self::Reserve(share) => (share * 1_000.0).round() as u64,
+            Self::Closed | Self::Open => 0,
+        }
+    }
+}
+
+/// `nats_url` and `nats`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nats {
+    /// `nats_url`: nats:// or tls:// each, may hold credentials, the same in all
+    pub servers: Vec<Secret>,
+    /// Who we are, unless the URLs say it.
+    pub login: NatsLogin,
+    /// `ca_file`: the only authorities to trust
+    pub ca_file: Option<PathBuf>,
+    /// `cert_file` and `key_file`
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// `subject_prefix`: words joined by dots; empty: none
+    pub subject_prefix: String,
+    /// `stream_max_age_hours`, default 2
+    pub stream_max_age: Duration,
+    /// `stream_max_bytes`, default 1 GiB
+    pub stream_max_bytes: u64,
+    /// `stream_replicas`; `None`: three in a cluster of three or more, else one
+    pub stream_replicas: Option<u8>,
+}
+
+/// How to log in at NATS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NatsLogin {
+    /// As the URLs say, if they do.
+    OfUrl,
+    /// `user` and `password`
+    Password {
+        /// `user`
+        user: String,
+        /// `password`
+        password: Secret,
+    },
+    /// `token`
+    Token(Secret),
+    /// `nkey_seed`
+    Nkey(Secret),
+    /// `creds_file`
+    Credentials(PathBuf),
+}
+
+/// `redis_url`, `redis` and `redis_key_prefix`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redis {
+    /// `redis_url` with `redis.username` and `redis.password` in it: redis, redis-sentinel or redis-cluster, or with
+    /// rediss for TLS
+    pub url: Secret,
+    /// `redis.ca_file`: the only authorities to trust
+    pub ca_file: Option<PathBuf>,
+    /// `redis_key_prefix`, default `keyfleet`
+    pub key_prefix: String,
+}
+
+/// `coordinator`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coordinator {
+    /// `host`, default that of the gateway
+    pub host: String,
+    /// `port`, default 4807
+    pub port: u16,
 }

@@ -17,7 +17,7 @@ const STATE_FILE: &str = "keyfleet-state.json";
 pub(super) fn read(mut s: Section<'_>) -> Server {
     let cx = s.field.cx;
     let host_field = s.field("host");
-    let host = host(&host_field);
+    let host = host(&host_field, "127.0.0.1");
     let port = s.number("port", 0..=u16::MAX, 4806);
     let ops_port = s.optional_number("ops_port", 0..=u16::MAX).filter(|&ops| ops != port || ops == 0);
     let clients = clients(&s.field("clients"));
@@ -78,41 +78,37 @@ fn later(s: &mut Section<'_>) {
     if let Some(number) = tokens.number(&(1..=u64::MAX)) {
         tokens.show(number);
     }
-    tokens.has_no_effect_yet();
     let kind = s.field("tokenizer_type");
     if let Some(kind_name) = kind.name() {
         kind.show(quoted(&kind_name));
     }
-    kind.has_no_effect_yet();
-    let tokenizer = s.field("tokenizer_config");
-    tokenizer.entries();
-    tokenizer.has_no_effect_yet();
+    s.field("tokenizer_config").entries();
 
     let mut security = s.section("security");
     let https = security.field("require_https");
     if let Some(on) = https.flag() {
         https.show(on);
     }
-    https.has_no_effect_yet();
     for name in ["max_login_attempts", "lockout_duration_secs", "session_timeout_secs"] {
         let field = security.field(name);
         if let Some(number) = field.number(&(1..=u64::from(u32::MAX))) {
             field.show(number);
         }
-        field.has_no_effect_yet();
     }
     security.finish();
 }
 
-fn host(field: &Field<'_>) -> String {
-    let host = field.name().unwrap_or_else(|| "127.0.0.1".to_owned());
+/// An address or a name to listen on.
+pub(super) fn host(field: &Field<'_>, default: &str) -> String {
+    let host = field.name().unwrap_or_else(|| default.to_owned());
     field.show(quoted(&host));
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    if bare.parse::<IpAddr>().is_err() && !host.chars().all(name) {
-        field.problem(
-            "not an address or a host name; give one without scheme and port (that is `server.port`)",
-        );
+    if field.is_set() && bare.parse::<IpAddr>().is_err() && !host.chars().all(name) {
+        let port = field.path.parent().name("port");
+        field.problem(format_args!(
+            "not an address or a host name; give one without scheme and port (that is `{port}`)"
+        ));
     }
     bare.to_owned()
 }

@@ -1,3 +1,5 @@
+mod cluster;
+mod limits;
 mod mistakes;
 mod printing;
 
@@ -137,24 +139,13 @@ fn an_existing_deployment_loads_and_means_what_it_says() {
 
 #[test]
 fn what_has_no_effect_yet_is_said_once_each() {
-    let case = Case::file(&format!(
-        "{EXISTING}    limits: [{{models: 'gemini-*', rpm: 5}}]\nnats_url: nats://x:4222\nquota: {{lease_wait_ms: 5}}\ncoordinator: {{port: 4807}}\nprojects: [{{id: p, limits: [{{rpd: 9}}]}}]\nlimits: [{{models: [a, b], tpm: 1}}]\n"
-    ));
-    let warnings = case.load().warnings;
+    let warnings = Case::file(EXISTING).load().warnings;
     let mut paths: Vec<_> = warnings.iter().map(|w| w.rsplit(": ").nth(1).unwrap()).collect();
     paths.sort_unstable();
     assert_eq!(
         paths,
         [
-            "coordinator",
-            "groups[0].limits",
-            "limits",
             "monitoring.alert_thresholds",
-            "nats_url",
-            "projects[0].limits",
-            "quota",
-            "redis_key_prefix",
-            "redis_url",
             "server.max_tokens_per_request",
             "server.security.lockout_duration_secs",
             "server.security.max_login_attempts",

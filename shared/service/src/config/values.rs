@@ -12,6 +12,22 @@ use super::print::{HIDDEN, quoted};
 use super::reader::{Field, Section};
 use super::schema::Secret;
 
+/// What a file that the configuration names must hold, and what to put there if it does not.
+pub(super) struct Content {
+    begin: &'static str,
+    otherwise: &'static str,
+}
+
+/// Certificates or a key.
+pub(super) const PEM: Content =
+    Content { begin: "-----BEGIN ", otherwise: "the file is not PEM; give one that begins with -----BEGIN" };
+
+/// What lets a NATS user in.
+pub(super) const CREDENTIALS: Content = Content {
+    begin: "-----BEGIN NATS USER JWT-----",
+    otherwise: "the file holds no credentials; give one that `nsc generate creds` has made",
+};
+
 impl Field<'_> {
     /// A number inside a range.
     pub(super) fn number<T: FromStr + PartialOrd + Display>(&self, range: &RangeInclusive<T>) -> Option<T> {
@@ -119,6 +135,20 @@ impl<'c> Section<'c> {
             list.show("[]");
         }
         texts
+    }
+
+    /// The path of a file that whoever connects will read. That it is there and looks right is said now.
+    pub(super) fn file(&mut self, name: &str, expected: &Content) -> Option<PathBuf> {
+        let field = self.field(name);
+        let Some((content, path)) = field.name().and_then(|name| field.content(&name)) else {
+            field.show("null");
+            return None;
+        };
+        field.show(quoted(&path.display().to_string()));
+        if !content.contains(expected.begin) {
+            field.problem(expected.otherwise);
+        }
+        Some(path)
     }
 
     /// A secret from `name`, or from the file that `name_file` names, with its place. An empty one is absent.

@@ -113,6 +113,65 @@ async fn an_answer_can_change_its_wrapping_but_not_its_content() {
 }
 
 #[tokio::test]
+async fn brotli_comes_only_to_those_who_accept_it() {
+    let gemini = gemini(World::pool(1, 1)).await;
+    let secret = gemini.world().secrets().remove(0);
+    let ask = async |accepted: &str| {
+        let headers = [("x-goog-api-key", secret.as_str()), ("accept-encoding", accepted)];
+        send(&gemini, "POST", EVENTS, &headers, HELLO).await
+    };
+    gemini.add_rule(Rule::new(Action::Brotli));
+    for refusing in ["identity", "gzip, deflate", "br;q=0, gzip"] {
+        let plain = ask(refusing).await;
+        assert_eq!((plain.header("content-encoding"), &plain.body[..6]), ("", &b"data: "[..]), "{refusing}");
+    }
+    let packed = ask("gzip, br;q=0.5").await;
+    assert_eq!(packed.header("content-encoding"), "br");
+    let mut text = String::new();
+    brotli_decompressor::Decompressor::new(&packed.body[..], 4096).read_to_string(&mut text).unwrap();
+    assert_eq!(text.matches("\r\n\r\n").count(), 5, "{text}");
+    // More than one block holds, and nothing at all.
+    let mut world = gemini.world();
+    world.answer.plain_bytes = 200_000;
+    gemini.set_world(world).unwrap();
+    let headers = [("x-goog-api-key", secret.as_str()), ("accept-encoding", "br")];
+    let long = send(&gemini, "POST", NATIVE, &headers, HELLO).await;
+    let mut text = String::new();
+    brotli_decompressor::Decompressor::new(&long.body[..], 4096).read_to_string(&mut text).unwrap();
+    assert!(serde_json::from_str::<Value>(&text).is_ok_and(|answer| answer["candidates"].is_array()));
+}
+
+#[tokio::test]
+async fn a_plain_answer_can_stop_behind_its_headers() {
+    let gemini = gemini(World::pool(1, 1)).await;
+    let secret = &gemini.world().secrets()[0];
+    let key = [("x-goog-api-key", secret.as_str())];
+    gemini.add_rule(Rule::new(Action::StallMidStream { after_chunks: 0, ms: None }));
+    let mut stalled = open(&gemini, "POST", NATIVE, &key, HELLO).await.unwrap();
+    let length: u64 = stalled.headers()["content-length"].to_str().unwrap().parse().unwrap();
+    assert!(stalled.status() == 200 && length > 100, "{length}");
+    let frame = tokio::time::timeout(std::time::Duration::from_millis(50), stalled.body_mut().frame()).await;
+    assert!(frame.is_err(), "{frame:?}");
+    drop(stalled);
+    assert!(gemini.saw(SOON, |r| r.client_gone && !r.done && r.status == 200).await);
+}
+
+#[tokio::test]
+async fn an_interaction_fails_in_its_own_words_also_in_its_stream() {
+    let gemini = gemini(World::pool(1, 1)).await;
+    gemini.add_rule(Rule::new(Action::ErrorEvent {
+        after_chunks: 1,
+        family: Family::Overloaded,
+        wrapped: false,
+    }));
+    let asked = r#"{"model":"gemini-2.5-flash","input":"hi","stream":true}"#;
+    let stream = post(&gemini, &gemini.world().secrets()[0], "/v1beta/interactions", asked).await.text();
+    let last = stream.trim_end().rsplit("data: ").next().unwrap();
+    let last: Value = serde_json::from_str(last).unwrap_or_else(|_| panic!("{stream}"));
+    assert_eq!((&last["event_type"], &last["error"]["code"]), (&json!("error"), &json!("unavailable")));
+}
+
+#[tokio::test]
 async fn a_pause_delays_an_answer_and_changes_nothing_else() {
     let gemini = gemini(World::pool(1, 1)).await;
     let secret = &gemini.world().secrets()[0];

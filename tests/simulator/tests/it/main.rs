@@ -9,8 +9,12 @@ mod faults;
 #[cfg(test)]
 mod generation;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod quota;
 #[cfg(test)]
 mod storage;
+#[cfg(test)]
+mod tls;

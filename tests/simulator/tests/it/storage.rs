@@ -3,7 +3,7 @@
 use keyfleet_simulator::World;
 use serde_json::json;
 
-use crate::client::{HELLO, NATIVE, gemini, get, post, send};
+use crate::client::{CHAT, HELLO, NATIVE, chat, gemini, get, post, send};
 
 #[tokio::test]
 async fn an_upload_is_two_steps_the_second_without_a_credential() {
@@ -62,7 +62,18 @@ async fn a_cache_is_used_by_its_project_alone_and_dies_with_its_ttl() {
     let made = post(&gemini, &secrets[0], "/v1beta/cachedContents", body).await.json();
     let name = made["name"].as_str().unwrap();
     let using = HELLO.replacen('{', &format!("{{\"cachedContent\":\"{name}\","), 1);
-    assert_eq!(post(&gemini, &secrets[0], NATIVE, &using).await.status, 200);
+    let answer = post(&gemini, &secrets[0], NATIVE, &using).await.json();
+    let cached = body.len() / 4;
+    let usage = &answer["usageMetadata"];
+    assert_eq!(usage["cachedContentTokenCount"], cached, "{usage}");
+    assert_eq!(usage["promptTokenCount"], cached + using.len() / 4, "the prompt includes them");
+    let google = format!(r#""extra_body":{{"google":{{"cached_content":"{name}"}}}},"#);
+    let compat = chat("gemini-2.5-flash", true).replacen('{', &format!("{{{google}"), 1);
+    let compat = post(&gemini, &secrets[0], CHAT, &compat).await.text();
+    assert!(
+        compat.contains(&format!("\"prompt_tokens_details\":{{\"cached_tokens\":{cached}}}")),
+        "{compat}"
+    );
     let foreign = post(&gemini, &secrets[1], NATIVE, &using).await;
     assert_eq!(
         (foreign.status, foreign.message().as_str()),

@@ -66,8 +66,7 @@ async fn a_good_configuration_is_checked_and_shown_without_a_connection() {
     let checked = program.run(&["check-config"]).await;
     assert_eq!(checked.code, Some(0), "{}", checked.said);
     assert!(checked.said.contains("the configuration is good"), "{}", checked.said);
-    let effects = checked.said.lines().filter(|line| line.contains("redis_url")).count();
-    assert_eq!(effects, 1, "one warning that it has no effect yet: {}", checked.said);
+    assert!(!checked.said.contains("warning"), "everything in it has an effect: {}", checked.said);
     let printed = program.run(&["print-config", "-p", "4999"]).await;
     assert_eq!(printed.code, Some(0), "{}", printed.said);
     let line = |text: &str| printed.said.lines().find(|line| line.contains(text)).unwrap_or_default();

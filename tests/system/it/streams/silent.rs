@@ -123,6 +123,7 @@ async fn comments_fill_the_silence() {
         for ((answer, good), form) in answers.iter().zip(&good).zip(Form::ALL) {
             let told = format!("{form:?} {stall:?}: {} {}", answer.status, answer.text);
             assert_eq!(answer.status, 200, "{told}");
+            assert!(!answer.header("x-request-id").is_empty(), "{told}");
             // The simulator's headers cannot be known when the first comment is due, but their kind can.
             let kind = |answer: &Answer| answer.header("content-type").split(';').next().map(str::to_owned);
             assert_eq!(kind(answer), kind(good), "{told}");
@@ -149,4 +150,13 @@ async fn a_late_error_is_an_event() {
         assert_eq!(events.len(), 1, "{form:?}: {}", answer.text);
         assert!(events[0]["error"]["message"].is_string(), "{form:?}: {}", answer.text);
     }
+    // An interaction's errors have a shape of their own.
+    let request = gateway.client().request(reqwest::Method::POST, "/v1beta/interactions");
+    let request = request.header("x-goog-api-key", "placeholder").header("x-request-id", "mine");
+    let body = json!({"model": "gemini-2.5-flash", "input": "x", "stream": true}).to_string();
+    let answer = read(request.body(body)).await.expect("an answer");
+    assert_eq!((answer.status, answer.header("x-request-id")), (200, "mine"), "{}", answer.text);
+    let event = answer.text.trim_start_matches(": keep-alive\n\n");
+    assert!(event.starts_with("event: error\ndata: {") && event.ends_with("}\n\n"), "{}", answer.text);
+    assert!(event.contains(r#""event_type":"error""#), "{}", answer.text);
 }

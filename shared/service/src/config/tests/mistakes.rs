@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::*;
 
 #[track_caller]
-fn wrong(text: &str, problems: &[&str]) {
+pub(super) fn wrong(text: &str, problems: &[&str]) {
     assert_eq!(Case::file(text).problems(), problems.join("\n"), "in:\n{text}");
 }
 
@@ -140,7 +140,7 @@ groups:
             "config.yaml:3: server.trusted_proxies[1]: not a network; give one like 10.0.0.0/8 or a single address",
             "config.yaml:4: server.cors_allowed_origins[0]: an origin has no path, query, user or default port; give scheme://host, or *",
             "config.yaml:4: server.cors_allowed_origins[1]: not a URL: relative URL without a base; give one like http://host",
-            "config.yaml:5: redis_url: wrong value; give a URL that begins with redis:// or rediss://",
+            "config.yaml:5: redis_url: wrong value; give a URL that begins with redis:// or rediss:// or redis-sentinel:// or rediss-sentinel:// or redis-cluster:// or rediss-cluster://",
             "config.yaml:7: groups[0].proxy_url: wrong value; give a URL that begins with http:// or https:// or socks5:// or socks5h://",
             "config.yaml:7: groups[0].target_url: wrong value; give a URL that begins with http:// or https://",
             "config.yaml:8: groups[1].target_url: not a URL: empty host; give one like http://host",
@@ -255,7 +255,7 @@ server:
             "config.yaml:2: fallbacks.c: wrong value; give a list",
             "config.yaml:3: monitoring.alert_thresholds.x: wrong value; give a single value, not a list",
             "config.yaml:4: limits[0].models[0]: wrong value; give text; it is empty",
-            "config.yaml:4: limits[0].rpm: wrong value; give a number from 1 to 18446744073709551615",
+            "config.yaml:4: limits[0].rpm: 0 would allow nothing; leave the model out of `groups[].models` instead",
             "config.yaml:5: quota.lease_wait: unknown field; did you mean `lease_wait_ms`?",
             "config.yaml:6: coordinator: wrong value; give a mapping",
             "config.yaml:8: server.security.max_login_attempts: wrong value; give a number from 1 to 4294967295",
@@ -307,6 +307,15 @@ fn no_mistake_shows_a_secret() {
         "server: {clients: [{name: SECRET, token: SECRET}], top_p: SECRET}",
         "server: {clients: [SECRET]}",
         "redis_url: 'http://:SECRET@h'",
+        "redis_url: 'redis://:SECRET@a,b?x=SECRET'",
+        "redis_url: 'redis-sentinel://a/SECRET?node=SECRET'",
+        "{redis_url: 'redis://:SECRET@h', redis: {username: SECRET, password: SECRET}}",
+        "{redis_url: SECRET, redis_key_prefix: 'SECRET {', redis: {SECRET: x}}",
+        "nats_url: [SECRET, 'nats://SECRET@h', 'nats://u:SECRET@h', 'nats://:SECRET@h']",
+        "nats_url: {SECRET: x}",
+        "{nats_url: 'nats://SECRET@h', nats: {user: u, token: SECRET, nkey_seed: SECRET, subject_prefix: 'SECRET x'}}",
+        "nats: {password: SECRET, creds_file: [SECRET], stream_max_bytes: SECRET}",
+        "{limits: [{models: SECRET, rpm: SECRET}, SECRET], quota: {when_unleased: SECRET}, coordinator: {port: SECRET}}",
         "SECRET: x",
         "SECRET",
         "a: 'SECRET",

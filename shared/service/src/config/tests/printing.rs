@@ -18,6 +18,9 @@ groups:
       - abc
       - {key: second, id: mine}
 redis_url: redis://:pw1234@r:6379/0
+monitoring:
+  alert_thresholds:
+    error_rate: 0.5
 ",
     )
     .env("KEYFLEET__SERVER__TOP_P", "0.5")
@@ -26,7 +29,7 @@ redis_url: redis://:pw1234@r:6379/0
     let folder = format!("{}/", case.folder.path().display());
     let text = print(&case.load()).replace(&folder, "");
     for line in [
-        "# warning: config.yaml:13: redis_url: accepted, but it has no effect yet",
+        "# warning: config.yaml:15: monitoring.alert_thresholds: accepted, but it has no effect yet",
         "server:",
         "  host: \"127.0.0.2\"  # command line",
         "  port: 1  # config.yaml:2",

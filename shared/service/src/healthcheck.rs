@@ -1,25 +1,28 @@
-//! `gateway healthcheck`: for containers, which have no curl.
+//! The command `healthcheck`: for containers, which have no curl.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use keyfleet_service::config::Config;
+/// Asks a program on this machine, which listens at this address, for `/health`; the exit code is the answer.
+pub fn healthcheck(program: &str, host: &str, port: u16) -> ExitCode {
+    let host = reachable(host);
+    match ask_health(host, port) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("no {program} answers on {host}:{port}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
-/// Asks a gateway on this machine for `/health`; the exit code is the answer.
-pub(crate) fn healthcheck(config: &Config) -> ExitCode {
-    let host = match config.server.host.as_str() {
+/// Where a program on this machine is reached that listens at this address.
+pub fn reachable(host: &str) -> &str {
+    match host {
         "0.0.0.0" => "127.0.0.1",
         "::" => "::1",
         host => host,
-    };
-    match ask_health(host, config.server.port) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("no gateway answers on {host}:{}: {error}", config.server.port);
-            ExitCode::FAILURE
-        }
     }
 }
 

@@ -1,0 +1,279 @@
+use std::pin::pin;
+
+use keyfleet_core::block::Block;
+use keyfleet_core::id::{KeyId, ReplicaId};
+use keyfleet_core::message::{Change, Operation, Record, Report, Subject};
+use keyfleet_core::outcome::Cause;
+use keyfleet_core::quota::message::LeaseRequest;
+use keyfleet_core::state::Image;
+use keyfleet_core::time::Utc;
+use keyfleet_fabric::bus::local::{LocalGateway, fabric};
+use keyfleet_fabric::bus::{GatewayBus as _, Heard, Unreachable};
+use keyfleet_fabric::store::StateStore as _;
+use keyfleet_fabric::store::memory::MemoryStore;
+use keyfleet_service::config::{Sources, load};
+use tokio::sync::mpsc;
+
+use super::*;
+
+const ASK_TIMEOUT: Duration = Duration::from_millis(250);
+/// Far more than anything here takes.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A driver, and everything that it talks to.
+struct Fixture {
+    driver: Driver,
+    gateway: LocalGateway,
+    config: watch::Sender<Arc<Config>>,
+    verdicts: mpsc::Sender<Verdict>,
+    key: KeyId,
+}
+
+fn fixture(store: &Arc<MemoryStore>) -> Fixture {
+    let env = [("GEMINI_API_KEYS".to_owned(), "a-key".to_owned())].into();
+    let config = Arc::new(load(&Sources { env, ..Sources::default() }).unwrap().config);
+    let key = config.groups[0].keys[0].id.clone();
+    let (config, in_force) = watch::channel(config);
+    let (verdicts, heard) = mpsc::channel(1);
+    let (gateway, bus) = fabric(ASK_TIMEOUT);
+    let (_, post) = crate::status::desk(None);
+    let driver = Driver {
+        config: in_force,
+        bus: Box::new(bus),
+        candidate: Candidate::new(store.clone(), &post),
+        post,
+        prober: Prober::nobody(),
+        verdicts: heard,
+        old: None,
+        suspect: false,
+    };
+    Fixture { driver, gateway, config, verdicts, key }
+}
+
+/// Leads until `scene` is played, and then to the end that it brought about or that `stop` does.
+async fn play(driver: &mut Driver, stop: &CancellationToken, scene: impl Future<Output = ()>) -> End {
+    let all = async {
+        let won = driver.candidate.win(stop).await.expect("nobody stopped it");
+        let (end, ()) = tokio::join!(driver.reign(won, stop), scene);
+        end
+    };
+    tokio::time::timeout(SOON, all).await.expect("the term ends")
+}
+
+/// Waits until somebody leads there.
+async fn led(gateway: &LocalGateway) {
+    let mut news = gateway.listen().await.unwrap();
+    while !matches!(news.next().await, Heard::Beat(_)) {}
+}
+
+fn block(key: &KeyId) -> Ask {
+    let operation = Operation::Block { key: key.clone(), ttl_ms: 60_000 };
+    Ask::Operate { operation, by: "a test".to_owned() }
+}
+
+fn is_blocked(image: &Image, key: &KeyId) -> bool {
+    image.entries.iter().any(|entry| entry.table == Table::Blocks && entry.key.contains(key.as_str()))
+}
+
+fn report(key: &KeyId) -> Report {
+    let model = keyfleet_core::id::Model::new("m");
+    let record = Record::Succeeded { key: key.clone(), model, n: 1, ttfb_ms: 5, probe: false };
+    Report { replica: ReplicaId::new("r"), seq: 1, records: vec![record] }
+}
+
+#[tokio::test]
+async fn what_was_answered_is_stored_and_then_spread() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let stop = CancellationToken::new();
+    let scene = async {
+        led(&gateway).await;
+        let mut news = gateway.listen().await.unwrap();
+        assert_eq!(gateway.ask(block(&key)).await, Ok(Answer::Done));
+        assert!(is_blocked(&store.load().await.unwrap(), &key), "answered before it was stored");
+        let delta = loop {
+            if let Heard::Delta(delta) = news.next().await {
+                break delta;
+            }
+        };
+        assert!(
+            matches!(&delta.changes[..], [Change::Blocked { subject: Subject::Key(of), .. }, ..] if *of == key)
+        );
+        stop.cancel();
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_neither_answered_nor_spread() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let stop = CancellationToken::new();
+    let scene = async {
+        led(&gateway).await;
+        let mut news = gateway.listen().await.unwrap();
+        store.close().await.unwrap();
+        assert_eq!(gateway.ask(block(&key)).await, Err(Unreachable::Silent));
+        loop {
+            match news.next().await {
+                Heard::Resigned => break,
+                Heard::Delta(delta) => panic!("{delta:?} is not stored"),
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Lost, "without a store nobody leads");
+}
+
+/// The first leader sleeps for longer than its claim holds. When it wakes up, it changes nothing.
+#[tokio::test]
+async fn a_second_leader_fences_the_first() {
+    let store = Arc::new(MemoryStore::default());
+    let (mut first, mut second) = (fixture(&store), fixture(&store));
+    let stop = CancellationToken::new();
+    let won = first.driver.candidate.win(&stop).await.unwrap();
+    let mut asleep = pin!(first.driver.reign(won, &stop));
+    tokio::select! {
+        end = &mut asleep => panic!("{end:?}"),
+        () = led(&first.gateway) => {}
+    }
+    let stop_second = CancellationToken::new();
+    let scene = async {
+        led(&second.gateway).await;
+        let (end, answer) = tokio::join!(&mut asleep, first.gateway.ask(block(&first.key)));
+        assert_eq!((end, answer), (End::Lost, Err(Unreachable::Silent)));
+        assert!(!is_blocked(&store.load().await.unwrap(), &first.key));
+        assert_eq!(second.gateway.ask(block(&second.key)).await, Ok(Answer::Done), "the second one leads");
+        stop_second.cancel();
+    };
+    assert_eq!(play(&mut second.driver, &stop_second, scene).await, End::Stopped);
+    assert_eq!(store.load().await.unwrap().meta.epoch, 2);
+}
+
+/// It was heard of by a gateway, through a clock or a store that this one cannot see.
+#[tokio::test]
+async fn a_leader_that_hears_of_a_later_one_leaves_without_an_answer() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key: _, config: _config, verdicts: _verdicts } = fixture(&store);
+    let stop = CancellationToken::new();
+    let boot = ReplicaId::new("r");
+    let request = LeaseRequest { boot, number: 1, epoch: 7, reports: Vec::new(), wants: Vec::new() };
+    let scene = async {
+        led(&gateway).await;
+        assert_eq!(gateway.ask(Ask::Lease(request)).await, Err(Unreachable::Silent));
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Lost);
+    let next = driver.candidate.win(&stop).await.unwrap();
+    assert!(next.meta.epoch > 7, "epoch {}", next.meta.epoch);
+}
+
+#[tokio::test]
+async fn a_prober_that_is_gone_is_a_death() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, verdicts, key: _, config: _config } = fixture(&store);
+    let scene = async {
+        led(&gateway).await;
+        drop(verdicts);
+    };
+    assert_eq!(play(&mut driver, &CancellationToken::new(), scene).await, End::Dead);
+}
+
+#[tokio::test]
+async fn gateways_that_are_gone_are_a_death() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, verdicts: _verdicts, key: _, config: _config } = fixture(&store);
+    let scene = async {
+        led(&gateway).await;
+        drop(gateway);
+    };
+    assert_eq!(play(&mut driver, &CancellationToken::new(), scene).await, End::Dead);
+}
+
+#[tokio::test]
+async fn decisions_go_on_while_nobody_follows_the_configuration() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key, config, verdicts: _verdicts } = fixture(&store);
+    let stop = CancellationToken::new();
+    let scene = async {
+        led(&gateway).await;
+        drop(config);
+        assert_eq!(gateway.ask(block(&key)).await, Ok(Answer::Done));
+        led(&gateway).await;
+        stop.cancel();
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+}
+
+#[tokio::test]
+async fn a_verdict_and_another_configuration_count() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key, config, verdicts } = fixture(&store);
+    let stop = CancellationToken::new();
+    let scene = async {
+        led(&gateway).await;
+        let mut news = gateway.listen().await.unwrap();
+        let outcome = Some(Cause::InvalidKey.outcome());
+        verdicts.send(Verdict { key: key.clone(), outcome, draw: 0 }).await.unwrap();
+        while !matches!(news.next().await, Heard::Delta(_)) {}
+        assert!(is_blocked(&store.load().await.unwrap(), &key));
+        config.send_modify(|config| Arc::make_mut(config).groups.clear());
+        while !matches!(news.next().await, Heard::Delta(_)) {}
+        assert!(!is_blocked(&store.load().await.unwrap(), &key), "nothing holds for a key that is gone");
+        assert!(matches!(gateway.ask(block(&key)).await, Ok(Answer::Refused { .. })));
+        stop.cancel();
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+}
+
+#[tokio::test]
+async fn what_waits_at_the_end_still_counts_and_another_may_lead_at_once() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let stop = CancellationToken::new();
+    let scene = async {
+        led(&gateway).await;
+        stop.cancel();
+        gateway.report(&report(&key)).await.unwrap();
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+    let image = store.load().await.unwrap();
+    assert_eq!(image.heard, [(ReplicaId::new("r"), 1)]);
+    assert_eq!(image.meta.cursor, 1);
+    let mut next = fixture(&store);
+    let claim = next.driver.candidate.win(&stop);
+    assert_eq!(tokio::time::timeout(ASK_TIMEOUT, claim).await.expect("at once").unwrap().meta.epoch, 2);
+}
+
+#[tokio::test]
+async fn a_store_that_may_have_lost_something_is_not_trusted_by_any_later_leader() {
+    let store = Arc::new(MemoryStore::default());
+    for first in [true, false] {
+        let Fixture { mut driver, gateway, key: _, config: _config, verdicts: _verdicts } = fixture(&store);
+        driver.suspect = first;
+        let stop = CancellationToken::new();
+        let scene = async {
+            led(&gateway).await;
+            stop.cancel();
+        };
+        assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+        let meta = store.load().await.unwrap().meta;
+        assert!(meta.blind_until > meta.time.plus(Duration::from_mins(1)), "{meta:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_release_saved_is_taken_over_once() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let since = clock::utc();
+    let block = Block { cause: Cause::ByOperator, until: Utc::FOREVER, probe_at: None, level: 0, since };
+    driver.old = Some(Saved { blocks: vec![(Subject::Key(key.clone()), block)], ..Saved::default() });
+    let stop = CancellationToken::new();
+    let scene = async {
+        led(&gateway).await;
+        assert!(is_blocked(&store.load().await.unwrap(), &key));
+        stop.cancel();
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+    assert!(driver.old.is_none());
+}

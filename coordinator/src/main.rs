@@ -1,0 +1,161 @@
+//! The program: arguments, configuration, logs, fabric, run, end.
+
+mod advertise;
+mod api;
+mod cli;
+mod commands;
+mod follow;
+mod listen;
+mod metrics;
+mod shown;
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser as _};
+use coordinator::status::{self, Desk};
+use keyfleet_fabric::bus::nats::Nats;
+use keyfleet_fabric::store::StateStore;
+use keyfleet_service::client::client;
+use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Sources};
+use keyfleet_service::connect;
+use keyfleet_service::healthcheck::healthcheck;
+use keyfleet_service::logging::{self, LogFormat};
+use keyfleet_service::shutdown::Shutdown;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, watch};
+
+use crate::api::Api;
+use crate::cli::{Cli, Command};
+use crate::listen::Limits;
+
+/// How long a standby waits for a connection to the leader.
+const CONNECT: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let command = cli.command.unwrap_or(Command::Serve);
+    match command {
+        Command::Version => {
+            println!("coordinator {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "coordinator", &mut io::stdout());
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let options = cli.options;
+    let overrides = CliOverrides { host: options.host, port: options.port };
+    let sources = Sources::of_coordinator(options.config, overrides);
+    let runs = matches!(command, Command::Serve | Command::CheckConfig);
+    let loaded = config::load(&sources).map_err(|problems| problems.to_string());
+    let loaded = loaded.and_then(|loaded| if runs { check(&loaded).map(|()| loaded) } else { Ok(loaded) });
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(EXIT_CODE);
+        }
+    };
+    match command {
+        Command::CheckConfig => {
+            loaded.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            println!("the configuration is good");
+            ExitCode::SUCCESS
+        }
+        Command::PrintConfig => {
+            print!("{}", config::print(&loaded));
+            ExitCode::SUCCESS
+        }
+        Command::Healthcheck => {
+            let at = &loaded.config.coordinator;
+            healthcheck("coordinator", &at.host, at.port)
+        }
+        Command::Serve => serve(sources, loaded),
+        command => commands::run(command, &loaded.config),
+    }
+}
+
+/// What a coordinator that runs needs besides.
+fn check(loaded: &Loaded) -> Result<(), String> {
+    if loaded.config.nats.is_some() && loaded.config.redis.is_some() {
+        return Ok(());
+    }
+    Err("a coordinator of its own needs nats_url and redis_url; without them every gateway is its own coordinator"
+        .to_owned())
+}
+
+fn serve(sources: Sources, loaded: Loaded) -> ExitCode {
+    if let Err(error) = logging::init(LogFormat::Auto) {
+        eprintln!("{error}");
+        return ExitCode::from(EXIT_CODE);
+    }
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(run(sources, loaded));
+        // A thread that still waits, for a name server perhaps, is not waited for.
+        runtime.shutdown_background();
+        ended
+    });
+    let code = match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the coordinator cannot run");
+            ExitCode::FAILURE
+        }
+    };
+    logging::flush();
+    code
+}
+
+async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
+    let shutdown = Shutdown::listen()?;
+    let first = Arc::new(loaded.config);
+    let (Some(nats), Some(redis)) = (&first.nats, &first.redis) else { return Ok(()) };
+    let at = &first.coordinator;
+    let listener = TcpListener::bind((at.host.as_str(), at.port)).await.map_err(|error| {
+        let text = format!("coordinator.port: cannot listen on {}:{}: {error}", at.host, at.port);
+        io::Error::new(error.kind(), text)
+    })?;
+    let local = listener.local_addr()?;
+    let address = advertise::advertised(local, nats).await;
+    tracing::info!(address = %local, advertised = address, "the coordinator is listening");
+    let (config, in_force) = watch::channel(first.clone());
+    let follow = follow::follow(sources, loaded.inputs, config, shutdown.soft().clone());
+    shutdown.spawn_critical("configuration", follow);
+
+    let bus = connect::nats(nats, "keyfleet-coordinator").await.map_err(io::Error::other)?;
+    let (desk, post) = status::desk(address.clone());
+    let api = Arc::new(api(desk, in_force.clone(), bus.clone(), address)?);
+    let served = listen::serve(listener, api::router(api.clone()), Limits::USUAL, shutdown.soft().clone());
+    shutdown.spawn_critical("listener", served);
+    let store: Arc<dyn StateStore> = match connect::redis(redis, shutdown.soft()).await {
+        Ok(store) => Arc::new(store),
+        Err(_) if shutdown.soft().is_cancelled() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // It is set here and nowhere else.
+    let _ = api.store.set(store.clone());
+    let fabric = coordinator::Fabric { bus: Box::new(bus.leader()), store, old: None, suspect: false };
+    coordinator::serve(in_force, fabric, post, shutdown.soft().clone()).await;
+    if shutdown.soft().is_cancelled() {
+        Ok(())
+    } else {
+        Err(io::Error::other("NATS or the prober is gone for good"))
+    }
+}
+
+fn api(
+    desk: Desk,
+    config: watch::Receiver<Arc<Config>>,
+    nats: Nats,
+    address: Option<String>,
+) -> io::Result<Api> {
+    let client = client(None, CONNECT).map_err(io::Error::other)?;
+    Ok(Api { desk, config, store: OnceLock::new(), nats, address, client, reading: Mutex::new(()) })
+}

@@ -1,0 +1,101 @@
+//! The figures for a scraper, in the text format that Prometheus reads.
+
+use coordinator::status::{Pulse, Role, Standing};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// One moment's figures.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) pulse: Pulse,
+    /// What the ledger knows, if this coordinator leads and its ledger answered.
+    pub(crate) standing: Option<Standing>,
+    pub(crate) bus_up: bool,
+    /// Messages that this side of the bus could not send.
+    pub(crate) bus_unsent: u64,
+}
+
+/// The text that a scraper gets.
+pub(crate) fn render(figures: Figures) -> String {
+    let mut registry = Registry::with_prefix("keyfleet_coordinator");
+    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The release that runs", build);
+    registry.register_collector(Box::new(figures));
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    text
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let Self { pulse, standing, bus_up, bus_unsent } = self;
+        let gauges = [
+            ("leader", "Whether this coordinator leads", Some(u64::from(pulse.role == Role::Leading))),
+            ("epoch", "The highest epoch that was heard of", Some(pulse.epoch)),
+            ("revision", "The revision of this leader's decisions", Some(pulse.revision)),
+            ("event_lag", "Reports in the stream that wait to be applied", pulse.lag()),
+            ("blind", "Whether minute quotas are held back: the store may have lost writes", {
+                Some(u64::from(pulse.blind && pulse.role == Role::Leading))
+            }),
+            ("store_up", "Whether the store answered last time", Some(u64::from(pulse.store_up))),
+            ("bus_up", "Whether both connections to NATS are up", Some(u64::from(*bus_up))),
+            ("buckets", "Limited buckets in the book", count(standing.as_ref(), |s| s.buckets)),
+            ("open_lots", "Leases that are out", count(standing.as_ref(), |s| s.open_lots)),
+            ("replicas", "Gateways that were heard lately", count(standing.as_ref(), |s| s.replicas.len())),
+        ];
+        for (name, help, value) in gauges {
+            let Some(value) = value else { continue };
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        let counters = [
+            ("takeovers", "How often this process began to lead", pulse.takeovers),
+            ("commits", "Commits that the store acknowledged", pulse.commits),
+            ("commit_failures", "Commits that ended a term", pulse.commit_failures),
+            ("reports_skipped", "Reports that had been heard before", pulse.doubles),
+            ("leases_granted", "Leases granted", pulse.granted),
+            ("leases_refused", "Wishes for leases not granted in full", pulse.refused),
+            ("bus_unsent", "Messages to gateways that could not be sent", *bus_unsent),
+        ];
+        for (name, help, value) in counters {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+fn count(standing: Option<&Standing>, of: impl Fn(&Standing) -> usize) -> Option<u64> {
+    standing.map(|standing| of(standing) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scraper_reads_what_is_known_and_nothing_that_is_not() {
+        let pulse = Pulse { role: Role::Leading, epoch: 7, commits: 12, ..Pulse::default() };
+        let text = render(Figures { pulse, standing: None, bus_up: true, bus_unsent: 3 });
+        for line in [
+            "keyfleet_coordinator_leader 1",
+            "keyfleet_coordinator_epoch 7",
+            "keyfleet_coordinator_commits_total 12",
+            "keyfleet_coordinator_bus_up 1",
+            "keyfleet_coordinator_store_up 0",
+            "keyfleet_coordinator_bus_unsent_total 3",
+            concat!("keyfleet_coordinator_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("event_lag") && !text.contains("open_lots"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

@@ -1,0 +1,335 @@
+//! How long a connection may do nothing. Each notes what it does in ticks of its worker, and the worker looks at all
+//! of them once per tick: no request touches a timer or a clock for it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
+};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http_body::{Frame, SizeHint};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// What a worker's connections may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// The length of a tick.
+    pub(super) tick: Duration,
+    /// Ticks from the beginning of a request's head, or of the connection, to the head's end.
+    pub(super) head: u32,
+    /// Ticks without a request, after the first.
+    pub(super) idle: u32,
+}
+
+impl Patience {
+    /// A balancer keeps its connections for up to ten minutes, and it has to be the one that closes them: what it sends
+    /// on a connection that we close at that moment is lost.
+    pub(super) const USUAL: Self = Self { tick: Duration::from_secs(1), head: 30, idle: 620 };
+}
+
+/// What a worker asks of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Order {
+    /// Nothing.
+    GoOn,
+    /// To end after what it is doing.
+    Finish,
+    /// To end now.
+    Cut,
+}
+
+/// What one connection is doing. All of it happens on its worker's thread.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Requests whose answers have not ended.
+    running: AtomicU32,
+    /// The head of a request has begun and not ended, or no byte has come at all.
+    in_head: AtomicBool,
+    /// It is HTTP/2, where bytes come that belong to no request.
+    multiplexed: AtomicBool,
+    /// When the head, or the time without a request, began.
+    since: AtomicU32,
+    order: AtomicU8,
+    task: AtomicWaker,
+}
+
+impl Activity {
+    fn mark(&self, clock: &Clock) {
+        self.since.store(clock.0.load(Relaxed), Relaxed);
+    }
+
+    fn is_over(&self, patience: Patience, now: u32) -> bool {
+        let is_head = self.in_head.load(Relaxed) && !self.multiplexed.load(Relaxed);
+        let limit = if is_head { patience.head } else { patience.idle };
+        // A tick has begun when something was noted in it: only those after it are whole.
+        self.running.load(Relaxed) == 0 && now.wrapping_sub(self.since.load(Relaxed)) > limit
+    }
+
+    fn give(&self, order: Order) {
+        if self.order.fetch_max(order as u8, AcqRel) < order as u8 {
+            self.task.wake();
+        }
+    }
+
+    /// What is asked of the connection now; the task of `cx` is woken when that changes.
+    pub(super) fn poll_order(&self, cx: &mut Context<'_>) -> Order {
+        self.task.register(cx.waker());
+        match self.order.load(Acquire) {
+            0 => Order::GoOn,
+            1 => Order::Finish,
+            _ => Order::Cut,
+        }
+    }
+}
+
+/// The ticks of one worker.
+#[derive(Debug, Clone, Default)]
+struct Clock(Arc<AtomicU32>);
+
+/// The connections of one worker.
+#[derive(Debug)]
+pub(super) struct Watchers {
+    patience: Patience,
+    clock: Clock,
+    connections: Vec<Arc<Activity>>,
+    draining: bool,
+}
+
+impl Watchers {
+    pub(super) fn new(patience: Patience) -> Self {
+        Self { patience, clock: Clock::default(), connections: Vec::new(), draining: false }
+    }
+
+    /// A new connection.
+    pub(super) fn enrol(&mut self) -> Observed {
+        let activity = Arc::new(Activity { in_head: AtomicBool::new(true), ..Activity::default() });
+        activity.mark(&self.clock);
+        if self.draining {
+            activity.give(Order::Finish);
+        }
+        self.connections.push(activity.clone());
+        Observed { activity, clock: self.clock.clone() }
+    }
+
+    /// A tick has passed: ends the connections that have done nothing for too long.
+    pub(super) fn tick(&mut self) {
+        let now = self.clock.0.fetch_add(1, Relaxed).wrapping_add(1);
+        // Nobody else holds what belongs to a connection that has ended.
+        self.connections.retain(|activity| Arc::strong_count(activity) > 1);
+        for activity in self.connections.iter().filter(|activity| activity.is_over(self.patience, now)) {
+            activity.give(Order::Cut);
+        }
+    }
+
+    /// Whether all connections have been told to end.
+    pub(super) fn are_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Lets all connections end, and those that are still to come.
+    pub(super) fn finish(&mut self) {
+        self.draining = true;
+        self.connections.iter().for_each(|activity| activity.give(Order::Finish));
+    }
+}
+
+/// A connection's own view of what it does.
+#[derive(Debug, Clone)]
+pub(super) struct Observed {
+    pub(super) activity: Arc<Activity>,
+    clock: Clock,
+}
+
+impl Observed {
+    /// A request's head is there; the request lasts until what is returned is dropped.
+    pub(super) fn request(&self, version: http::Version) -> Running {
+        let activity = &self.activity;
+        activity.running.fetch_add(1, Relaxed);
+        activity.in_head.store(false, Relaxed);
+        if version == http::Version::HTTP_2 {
+            activity.multiplexed.store(true, Relaxed);
+        }
+        Running(self.clone())
+    }
+
+    fn came(&self) {
+        let activity = &self.activity;
+        if activity.running.load(Relaxed) == 0 && !activity.in_head.swap(true, Relaxed) {
+            activity.mark(&self.clock);
+        }
+    }
+
+    fn went(&self) {
+        if !self.activity.in_head.load(Relaxed) {
+            self.activity.mark(&self.clock);
+        }
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(super) struct Running(Observed);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.activity.running.fetch_sub(1, Relaxed);
+        self.0.activity.mark(&self.0.clock);
+    }
+}
+
+/// The body of an answer; with it the request ends.
+pub(super) struct Answering {
+    pub(super) body: Body,
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(super) running: Running,
+}
+
+impl http_body::Body for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The bytes of a connection.
+pub(super) struct Wire {
+    pub(super) stream: TokioIo<TcpStream>,
+    pub(super) observed: Observed,
+}
+
+impl Read for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.observed.came();
+        }
+        polled
+    }
+}
+
+impl Write for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if polled.is_ready() {
+            self.observed.went();
+        }
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if polled.is_ready() {
+            self.observed.went();
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience { tick: Duration::from_secs(1), head: 2, idle: 5 };
+
+    /// Ticks until a connection is cut.
+    fn ticks(watchers: &mut Watchers, connection: &Observed) -> u32 {
+        (1..100)
+            .find(|_| {
+                watchers.tick();
+                connection.activity.order.load(Relaxed) == Order::Cut as u8
+            })
+            .unwrap_or(u32::MAX)
+    }
+
+    #[test]
+    fn every_silence_has_its_limit() {
+        let mut watchers = Watchers::new(PATIENCE);
+        let silent = watchers.enrol();
+        assert_eq!(ticks(&mut watchers, &silent), 3, "no byte at all");
+        let idle = watchers.enrol();
+        let running = idle.request(http::Version::HTTP_11);
+        watchers.tick();
+        drop(running);
+        assert_eq!(ticks(&mut watchers, &idle), 6, "after a request");
+        let slow = watchers.enrol();
+        drop(slow.request(http::Version::HTTP_11));
+        watchers.tick();
+        slow.came();
+        watchers.tick();
+        slow.came();
+        assert_eq!(ticks(&mut watchers, &slow), 2, "a second byte of a head buys no time");
+        let busy = watchers.enrol();
+        let _running = busy.request(http::Version::HTTP_11);
+        busy.came();
+        assert_eq!(ticks(&mut watchers, &busy), u32::MAX, "a request under way");
+    }
+
+    #[test]
+    fn frames_of_http2_are_no_heads() {
+        let mut watchers = Watchers::new(PATIENCE);
+        let pinging = watchers.enrol();
+        drop(pinging.request(http::Version::HTTP_2));
+        pinging.came();
+        assert_eq!(ticks(&mut watchers, &pinging), 6);
+    }
+
+    #[test]
+    fn bytes_that_are_still_taken_are_no_silence() {
+        let mut watchers = Watchers::new(PATIENCE);
+        let reading = watchers.enrol();
+        drop(reading.request(http::Version::HTTP_11));
+        watchers.tick();
+        reading.went();
+        assert_eq!(ticks(&mut watchers, &reading), 6);
+    }
+
+    #[test]
+    fn what_has_ended_is_not_watched() {
+        let mut watchers = Watchers::new(PATIENCE);
+        drop(watchers.enrol());
+        watchers.tick();
+        assert!(watchers.connections.is_empty());
+    }
+}

@@ -1,0 +1,83 @@
+//! The keys of a deployment, and what becomes of their state when they change.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::{KeyState, Ledger, Notes};
+use crate::block::Policy;
+use crate::health::Health;
+use crate::id::{KeyId, ProjectId};
+use crate::message::{Change, Subject};
+use crate::quota::rules::Rules;
+use crate::time::Now;
+
+/// The keys of a deployment and the operator's choices.
+#[derive(Debug, Clone)]
+pub struct Roster {
+    /// Every key.
+    pub keys: Vec<Member>,
+    /// Projects that run dry together.
+    pub billing_accounts: HashMap<ProjectId, String>,
+    /// What the operator chose.
+    pub policy: Policy,
+    /// Quotas that the operator gave.
+    pub limits: Rules,
+}
+
+/// One key of a roster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, which the operator may have chosen.
+    pub key: KeyId,
+    /// Its project.
+    pub project: ProjectId,
+    /// What tells one secret from another without being it: a name whose secret was replaced starts afresh.
+    pub fingerprint: KeyId,
+}
+
+impl Ledger {
+    /// Takes a roster over; keys that are known keep their state. Those that are gone, or have another secret, lose
+    /// it, and what was blocked for them is open.
+    pub(super) fn enrol(
+        &mut self,
+        roster: Roster,
+        health: &BTreeMap<KeyId, (f64, f64)>,
+        fingerprints: &BTreeMap<KeyId, KeyId>,
+        now: Now,
+        notes: &mut Notes,
+    ) {
+        let mut old = std::mem::take(&mut self.keys);
+        notes.touched.keys.extend(old.keys().cloned());
+        let mut replaced = HashSet::new();
+        for Member { key, project, fingerprint } in &roster.keys {
+            let known = old.remove(key);
+            let before = known.as_ref().map(|state| &state.fingerprint).or_else(|| fingerprints.get(key));
+            let is_same = before.is_none_or(|before| before == fingerprint);
+            if !is_same {
+                replaced.insert(key.clone());
+            }
+            let state = known.filter(|_| is_same).unwrap_or_else(|| {
+                let (successes, failures) = health.get(key).copied().filter(|_| is_same).unwrap_or_default();
+                KeyState::new(
+                    project.clone(),
+                    fingerprint.clone(),
+                    Health::restore(successes, failures, now.mono),
+                    now,
+                )
+            });
+            notes.touched.keys.insert(key.clone());
+            self.keys.insert(key.clone(), KeyState { project: project.clone(), ..state });
+        }
+        self.roster = roster;
+        let projects: HashSet<_> = self.keys.values().map(|state| &state.project).collect();
+        let gone = self.blocks.extract_if(|subject, _| match subject {
+            Subject::Key(key) | Subject::KeyModel(key, _) => {
+                !self.keys.contains_key(key) || replaced.contains(key)
+            }
+            Subject::Bucket(project, _) | Subject::Project(project) => !projects.contains(project),
+        });
+        for (subject, _) in gone {
+            notes.touched.blocks.insert(subject.clone());
+            notes.changes.push(Change::Cleared { subject, slow_start: false });
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The coordinator's book of quota: what was used, what is out in lots, and what may be granted.
+//!
+//! [`Grantor::serve`] takes the requests that wait and answers them together. What it changed is in
+//! [`Grantor::changes`]; it must be stored, under the leader's fence, before any of the answers is sent.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::message::{Grant, LeaseReply, LeaseRequest, LotReport, Refusal, Want};
+use super::share::share;
+use super::used::{Day, Window};
+use super::{Bucket, LotId, OpenLot, Terms};
+use crate::id::{Model, ReplicaId};
+use crate::time::{LedgerTime, Utc};
+
+/// Buckets of models that no upstream has answered for. Their names come from clients.
+const MAX_PROVISIONAL: usize = 1_000;
+/// All buckets that are kept. Beyond it, new ones get nothing until idle ones are dropped.
+const MAX_ACCOUNTS: usize = 200_000;
+/// A refused holder asks again after this time at the earliest.
+const LEAST_RETRY: Duration = Duration::from_millis(20);
+
+/// The leader's clocks, and its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The epoch in which it leads.
+    pub epoch: u64,
+    /// How far ledger time has come.
+    pub time: LedgerTime,
+    /// The calendar, for day quotas only.
+    pub utc: Utc,
+}
+
+/// What is known of one bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    used: Used,
+    lots: Vec<OpenLot>,
+    /// Somebody got less than it needed a moment ago: until then nobody gets anything ahead of its need.
+    #[serde(skip)]
+    short_until: LedgerTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Used {
+    Window(Window),
+    Day(Day),
+}
+
+impl Account {
+    fn new(bucket: &Bucket) -> Self {
+        let used =
+            if bucket.is_daily() { Used::Day(Day::default()) } else { Used::Window(Window::default()) };
+        Self { used, lots: Vec::new(), short_until: LedgerTime::default() }
+    }
+
+    fn charge(&mut self, n: u64, at: LedgerTime, utc: Utc) {
+        match &mut self.used {
+            Used::Window(window) => window.charge(n, at),
+            Used::Day(day) => day.charge(n, utc),
+        }
+    }
+
+    /// Takes back charges of the last seconds: those of lots that are still open.
+    fn refund(&mut self, n: u64, utc: Utc) {
+        match &mut self.used {
+            Used::Window(window) => window.refund(n),
+            Used::Day(day) => day.refund(n, utc),
+        }
+    }
+
+    /// What counts as used now.
+    fn used(&mut self, terms: &Terms, now: Moment) -> u64 {
+        match &mut self.used {
+            Used::Window(window) => window.count(terms, now.time),
+            Used::Day(day) => day.count(now.utc),
+        }
+    }
+
+    /// What is out in lots and may be used any moment.
+    fn open(&self) -> u64 {
+        self.lots.iter().map(OpenLot::open).sum()
+    }
+
+    /// Writes off what nobody reported in time: it counts as used at the last moment at which it can have been.
+    fn expire(&mut self, now: Moment) -> Vec<OpenLot> {
+        let over: Vec<_> = self.lots.extract_if(.., |lot| lot.expires <= now.time).collect();
+        for lot in &over {
+            self.charge(lot.open(), lot.expires, now.utc);
+        }
+        over
+    }
+
+    /// How long until something comes back.
+    fn returns_in(&self, terms: &Terms, now: Moment) -> Duration {
+        let of_use = match &self.used {
+            Used::Window(window) => window.next_return(terms).map(|at| at.since(now.time)),
+            Used::Day(day) => Some(day.returns().since(now.utc)),
+        };
+        // What others hold and do not need comes back when half of its life is over.
+        let of_lots = (!self.lots.is_empty()).then_some(terms.life / 2);
+        [of_use, of_lots].into_iter().flatten().min().unwrap_or_default()
+    }
+}
+
+/// The book.
+#[derive(Debug, Clone)]
+pub struct Grantor {
+    terms: Terms,
+    accounts: HashMap<Bucket, Account>,
+    /// The lots of each holder, to notice those that it never accepted.
+    holders: HashMap<ReplicaId, BTreeMap<LotId, Bucket>>,
+    /// Models that an upstream has answered for.
+    served: HashSet<Model>,
+    provisional: usize,
+    lots: u64,
+    turn: usize,
+    changed: BTreeSet<Bucket>,
+    /// What happened before this moment is unknown: nothing is granted of a minute's quota.
+    blind_until: LedgerTime,
+}
+
+impl Grantor {
+    /// A book with what an earlier leader stored.
+    pub fn new(terms: Terms, accounts: impl IntoIterator<Item = (Bucket, Account)>) -> Self {
+        let mut grantor = Self {
+            terms,
+            accounts: HashMap::new(),
+            holders: HashMap::new(),
+            served: HashSet::new(),
+            provisional: 0,
+            lots: 0,
+            turn: 0,
+            changed: BTreeSet::new(),
+            blind_until: LedgerTime::default(),
+        };
+        for (bucket, account) in accounts {
+            for lot in &account.lots {
+                grantor.holders.entry(lot.boot.clone()).or_default().insert(lot.id, bucket.clone());
+            }
+            grantor.provisional += usize::from(grantor.is_provisional(&bucket));
+            grantor.accounts.insert(bucket, account);
+        }
+        grantor
+    }
+
+    /// Answers requests together. `limit` says what a bucket may hold; a bucket without one is granted what is asked
+    /// for, and no book is kept of it.
+    pub fn serve(
+        &mut self,
+        requests: &[LeaseRequest],
+        limit: impl Fn(&Bucket) -> Option<u64>,
+        now: Moment,
+    ) -> Vec<LeaseReply> {
+        let mut wants: BTreeMap<&Bucket, Vec<(usize, &Want)>> = BTreeMap::new();
+        for (asker, request) in requests.iter().enumerate() {
+            self.settle(request, now);
+            for want in &request.wants {
+                wants.entry(&want.bucket).or_default().push((asker, want));
+            }
+        }
+        let mut replies: Vec<_> = requests
+            .iter()
+            .map(|request| LeaseReply {
+                epoch: now.epoch,
+                number: request.number,
+                grants: Vec::new(),
+                refusals: Vec::new(),
+            })
+            .collect();
+        for (bucket, wants) in wants {
+            self.grant(bucket, &wants, limit(bucket), requests, now, &mut replies);
+        }
+        replies
+    }
+
+    /// Charges to a bucket what was used outside of any lot.
+    pub fn charge(&mut self, bucket: &Bucket, n: u64, now: Moment) {
+        if n > 0 && self.has_room(bucket) {
+            self.account(bucket).charge(n, now.time, now.utc);
+            self.changed.insert(bucket.clone());
+        }
+    }
+
+    /// Grants nothing of a minute's quota for as long as lots and charges may be out that nobody knows of. It must be
+    /// stored with [`Grantor::blind_until`] before the next leader trusts the store.
+    pub fn quarantine(&mut self, now: LedgerTime) {
+        self.stay_blind(now.plus(self.terms.window).plus(self.terms.life).plus(self.terms.jitter));
+    }
+
+    /// Goes on with a quarantine that an earlier leader began.
+    pub fn stay_blind(&mut self, until: LedgerTime) {
+        self.blind_until = self.blind_until.max(until);
+    }
+
+    /// Until when nothing is granted.
+    pub fn blind_until(&self) -> LedgerTime {
+        self.blind_until
+    }
+
+    /// An upstream has answered for this model: its buckets are here to stay.
+    pub fn served(&mut self, model: &Model) {
+        if self.served.len() < MAX_PROVISIONAL && self.served.insert(model.clone()) {
+            self.provisional = self.accounts.keys().filter(|bucket| self.is_provisional(bucket)).count();
+        }
+    }
+
+    /// Writes off what ran out, and drops accounts that say nothing any more.
+    pub fn sweep(&mut self, now: Moment) {
+        let buckets: Vec<_> = self.accounts.keys().cloned().collect();
+        for bucket in buckets {
+            self.expire(&bucket, now);
+            let terms = self.terms;
+            let Some(account) = self.accounts.get_mut(&bucket) else { continue };
+            if account.lots.is_empty() && account.used(&terms, now) == 0 {
+                self.provisional -= usize::from(self.is_provisional(&bucket));
+                self.accounts.remove(&bucket);
+                self.changed.insert(bucket);
+            }
+        }
+    }
+
+    /// What changed since the last call: accounts to store, and to forget.
+    pub fn changes(&mut self) -> Vec<(Bucket, Option<Account>)> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.into_iter().map(|bucket| (bucket.clone(), self.accounts.get(&bucket).cloned())).collect()
+    }
+
+    /// What is used and what is out of every bucket, for people.
+    pub fn usage(&mut self, now: Moment) -> Vec<(Bucket, u64, u64)> {
+        let terms = self.terms;
+        let usage = self.accounts.iter_mut();
+        usage.map(|(bucket, account)| (bucket.clone(), account.used(&terms, now), account.open())).collect()
+    }
+
+    /// How many buckets are in the book, and how many lots are out.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.accounts.len(), self.accounts.values().map(|account| account.lots.len()).sum())
+    }
+
+    /// Every lot that is out.
+    pub fn lots(&self) -> Vec<(Bucket, OpenLot)> {
+        let lots = self.accounts.iter();
+        lots.flat_map(|(bucket, account)| account.lots.iter().map(|lot| (bucket.clone(), lot.clone())))
+            .collect()
+    }
+
+    fn settle(&mut self, request: &LeaseRequest, now: Moment) {
+        for report in &request.reports {
+            self.settle_lot(&request.boot, report, now);
+        }
+        // A lot of an earlier request that is not listed was never accepted, and never will be.
+        let listed: HashSet<LotId> = request.reports.iter().map(|report| report.lot).collect();
+        let Some(lots) = self.holders.get(&request.boot) else { return };
+        let unlisted = lots.iter().filter(|(lot, _)| !listed.contains(lot));
+        let unlisted: Vec<_> = unlisted.map(|(lot, bucket)| (*lot, bucket.clone())).collect();
+        for (lot, bucket) in unlisted {
+            let Some(account) = self.accounts.get_mut(&bucket) else { continue };
+            let never = |open: &mut OpenLot| open.id == lot && open.request < request.number;
+            if account.lots.extract_if(.., never).next().is_some() {
+                self.changed.insert(bucket);
+                self.forget_lot(&request.boot, lot);
+            }
+        }
+    }
+
+    fn settle_lot(&mut self, boot: &ReplicaId, report: &LotReport, now: Moment) {
+        self.expire(&report.bucket, now);
+        let Some(account) = self.accounts.get_mut(&report.bucket) else { return };
+        let Some(place) = account.lots.iter().position(|lot| lot.id == report.lot && lot.boot == *boot)
+        else {
+            return; // charged in full when it ran out
+        };
+        let lot = &mut account.lots[place];
+        let drawn = report.drawn.min(lot.size + report.given_back).saturating_sub(lot.drawn);
+        let given_back = report.given_back.saturating_sub(lot.given_back);
+        if drawn + given_back == 0 && !report.closed {
+            return;
+        }
+        lot.drawn += drawn;
+        lot.given_back += given_back;
+        if report.closed {
+            account.lots.remove(place);
+        }
+        account.charge(drawn, now.time, now.utc);
+        account.refund(given_back, now.utc);
+        self.changed.insert(report.bucket.clone());
+        if report.closed {
+            self.forget_lot(boot, report.lot);
+        }
+    }
+
+    fn grant(
+        &mut self,
+        bucket: &Bucket,
+        wants: &[(usize, &Want)],
+        limit: Option<u64>,
+        requests: &[LeaseRequest],
+        now: Moment,
+        replies: &mut [LeaseReply],
+    ) {
+        let debt = wants.iter().map(|(_, want)| want.debt).sum();
+        let Some(limit) = limit else {
+            for (asker, want) in wants {
+                let lot = self.next_lot(now.epoch);
+                let life_ms = millis(self.terms.life);
+                let size = want.need.saturating_add(want.ahead);
+                replies[*asker].grants.push(Grant { bucket: bucket.clone(), lot, size, life_ms });
+            }
+            return;
+        };
+        self.charge(bucket, debt, now);
+        let (left, returns) = self.left(bucket, limit, now);
+        let needs: Vec<u64> = wants.iter().map(|(_, want)| want.need).collect();
+        let needed = share(&needs, left, self.turn);
+        let rest = left - needed.iter().sum::<u64>();
+        // Nobody takes more than a part of what is left for later: others may need it sooner.
+        let most = (rest / if bucket.is_daily() { 100 } else { 4 }).max(1);
+        let most = if self.is_short(bucket, needed != needs, now) { 0 } else { most };
+        let aheads: Vec<u64> = wants.iter().map(|(_, want)| want.ahead.min(most)).collect();
+        let ahead = share(&aheads, rest, self.turn);
+        self.turn = self.turn.wrapping_add(1);
+        for (place, (asker, want)) in wants.iter().enumerate() {
+            let size = needed[place] + ahead[place];
+            if needed[place] < want.need {
+                let retry_ms = millis(returns.max(LEAST_RETRY));
+                replies[*asker].refusals.push(Refusal { bucket: bucket.clone(), retry_ms });
+            }
+            if size > 0 {
+                let lot = self.open_lot(bucket, size, &requests[*asker], now);
+                let life_ms = millis(self.terms.life);
+                replies[*asker].grants.push(Grant { bucket: bucket.clone(), lot, size, life_ms });
+            }
+        }
+    }
+
+    /// What may be granted of a bucket, and when more of it comes back.
+    fn left(&mut self, bucket: &Bucket, limit: u64, now: Moment) -> (u64, Duration) {
+        if now.time < self.blind_until && !bucket.is_daily() {
+            return (0, self.blind_until.since(now.time));
+        }
+        if !self.has_room(bucket) {
+            return (0, self.terms.window);
+        }
+        self.expire(bucket, now);
+        let terms = self.terms;
+        let Some(account) = self.accounts.get_mut(bucket) else { return (limit, Duration::ZERO) };
+        let taken = account.used(&terms, now).saturating_add(account.open());
+        (limit.saturating_sub(taken), account.returns_in(&terms, now))
+    }
+
+    /// Whether a bucket is, or was a moment ago, asked for more than it has.
+    fn is_short(&mut self, bucket: &Bucket, now_short: bool, now: Moment) -> bool {
+        let until = now.time.plus(self.terms.ahead);
+        let Some(account) = self.accounts.get_mut(bucket) else { return now_short };
+        if now_short {
+            account.short_until = until;
+        }
+        now.time < account.short_until
+    }
+
+    fn open_lot(&mut self, bucket: &Bucket, size: u64, request: &LeaseRequest, now: Moment) -> LotId {
+        let id = self.next_lot(now.epoch);
+        let expires = now.time.plus(self.terms.life);
+        let (boot, number) = (request.boot.clone(), request.number);
+        self.holders.entry(boot.clone()).or_default().insert(id, bucket.clone());
+        let lot = OpenLot { id, boot, request: number, size, drawn: 0, given_back: 0, expires };
+        self.account(bucket).lots.push(lot);
+        self.changed.insert(bucket.clone());
+        id
+    }
+
+    fn next_lot(&mut self, epoch: u64) -> LotId {
+        self.lots += 1;
+        LotId { epoch, number: self.lots }
+    }
+
+    fn expire(&mut self, bucket: &Bucket, now: Moment) {
+        let Some(account) = self.accounts.get_mut(bucket) else { return };
+        let over = account.expire(now);
+        if !over.is_empty() {
+            self.changed.insert(bucket.clone());
+        }
+        for lot in over {
+            self.forget_lot(&lot.boot, lot.id);
+        }
+    }
+
+    fn forget_lot(&mut self, boot: &ReplicaId, lot: LotId) {
+        let Some(lots) = self.holders.get_mut(boot) else { return };
+        lots.remove(&lot);
+        if lots.is_empty() {
+            self.holders.remove(boot);
+        }
+    }
+
+    fn account(&mut self, bucket: &Bucket) -> &mut Account {
+        if !self.accounts.contains_key(bucket) {
+            self.provisional += usize::from(self.is_provisional(bucket));
+        }
+        self.accounts.entry(bucket.clone()).or_insert_with(|| Account::new(bucket))
+    }
+
+    fn has_room(&self, bucket: &Bucket) -> bool {
+        let crowded = self.accounts.len() >= MAX_ACCOUNTS
+            || (self.provisional >= MAX_PROVISIONAL && self.is_provisional(bucket));
+        !crowded || self.accounts.contains_key(bucket)
+    }
+
+    fn is_provisional(&self, bucket: &Bucket) -> bool {
+        matches!(bucket, Bucket::Quota(_, model, _) if !self.served.contains(model))
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

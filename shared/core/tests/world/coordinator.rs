@@ -1,0 +1,330 @@
+//! A coordinator: claims the lead, and while it leads answers requests about leases, each batch once it is stored.
+
+use std::collections::HashMap;
+
+use keyfleet_core::id::ReplicaId;
+use keyfleet_core::quota::grantor::{Grantor, Moment};
+use keyfleet_core::quota::message::{LeaseReply, LeaseRequest, LotReport};
+use keyfleet_core::quota::used::TWILIGHT;
+use keyfleet_core::time::{LedgerClock, LedgerTime, Mono, Utc};
+
+use super::judge::next_midnight;
+use super::store::{Claim, Claimed, Trust, Write, Written};
+use super::{Event, Flaw, Kind, Process, TERMS, World};
+
+/// How often it claims.
+const CLAIM_EVERY: u64 = 250;
+/// Without a renewed claim for so long, by its own clock, it stops.
+const STOP_AFTER: u64 = 700;
+
+pub(crate) struct Coordinator {
+    pub(crate) process: Process,
+    term: Option<Term>,
+    /// The highest epoch that it has heard of.
+    epoch_seen: u64,
+    /// When it asked for its last term.
+    taken: u64,
+}
+
+struct Term {
+    epoch: u64,
+    /// The store that it leads on.
+    identity: u64,
+    grantor: Grantor,
+    clock: LedgerClock,
+    commit: u64,
+    renewed: Mono,
+    waiting: Vec<LeaseRequest>,
+    pending: Option<Pending>,
+    /// For the flaw that takes every request for the newest.
+    newest: HashMap<ReplicaId, u64>,
+}
+
+struct Pending {
+    write: Write,
+    replies: Vec<(usize, u64, LeaseReply)>,
+    sent: Mono,
+}
+
+impl Coordinator {
+    pub(crate) fn new(rng: &mut fastrand::Rng) -> Self {
+        Self { process: Process::new(rng), term: None, epoch_seen: 0, taken: 0 }
+    }
+}
+
+/// Which gateway, and which start of it, a request came from.
+fn sender(request: &LeaseRequest) -> (usize, u64) {
+    let (gateway, start) = request.boot.as_str().strip_prefix("gw").unwrap().split_once('-').unwrap();
+    (gateway.parse().unwrap(), start.parse().unwrap())
+}
+
+impl World {
+    pub(crate) fn lead(&mut self, n: usize) {
+        self.after(CLAIM_EVERY, Event::Lead(n));
+        let utc = self.utc(&self.coordinators[n].process);
+        let coordinator = &mut self.coordinators[n];
+        let clock = coordinator.process.clock(self.now);
+        let stop_after = std::time::Duration::from_millis(STOP_AFTER);
+        coordinator.term.take_if(|term| clock.since(term.renewed) > stop_after);
+        let mut write = None;
+        if let Some(term) = &mut coordinator.term {
+            term.grantor.sweep(term.moment(clock, utc));
+            if let Some(pending) = &mut term.pending
+                && clock.since(pending.sent).as_millis() > 300
+            {
+                // No answer: written or not, the same again.
+                pending.sent = clock;
+                write = Some(pending.write.clone());
+            }
+        }
+        let claim = Claim {
+            epoch: coordinator.term.as_ref().map_or(0, |term| term.epoch),
+            above: coordinator.epoch_seen,
+            time: coordinator.term.as_ref().map(|term| term.clock.at(clock)),
+            asked: clock.as_ms(),
+        };
+        let start = coordinator.process.start;
+        self.transmit_to_store(|| Event::Claim(n, start, claim.clone()));
+        if let Some(write) = write {
+            self.transmit_to_store(|| Event::Write(n, start, write.clone()));
+        }
+    }
+
+    pub(crate) fn claimed(&mut self, n: usize, start: u64, claimed: Claimed) {
+        let flaw = self.setup.flaw;
+        let now = self.now;
+        let coordinator = &mut self.coordinators[n];
+        if coordinator.process.start != start {
+            return;
+        }
+        let clock = coordinator.process.clock(now);
+        match claimed {
+            Claimed::Theirs => coordinator.term = None,
+            Claimed::Kept { asked } => {
+                if let Some(term) = &mut coordinator.term {
+                    term.renewed = term.renewed.max(Mono::from_ms(asked));
+                }
+            }
+            Claimed::Taken { asked, epoch, commit, time, written_at, identity, trust, accounts } => {
+                let twice = match flaw {
+                    Some(Flaw::EpochsAlike) => asked <= coordinator.taken,
+                    _ => epoch <= coordinator.epoch_seen,
+                };
+                if twice {
+                    return;
+                }
+                coordinator.taken = asked;
+                let mut grantor = Grantor::new(TERMS, accounts);
+                let mut time = time;
+                if flaw == Some(Flaw::WallClockAtTakeover) {
+                    // Its calendar is some seconds fast.
+                    time = time.plus(std::time::Duration::from_millis(now - written_at + 20_000));
+                }
+                // Reports that were stored are a witness: where they are, somebody has led before.
+                let trusted = match trust {
+                    Some(trust) => trust.identity == identity,
+                    None => self.verdict.takeovers == 0,
+                };
+                if flaw != Some(Flaw::LossUnnoticed) {
+                    grantor.stay_blind(trust.map(|trust| trust.blind_until).unwrap_or_default());
+                    if !trusted {
+                        grantor.quarantine(time);
+                    }
+                }
+                self.verdict.takeovers += 1;
+                coordinator.epoch_seen = epoch;
+                coordinator.term = Some(Term {
+                    epoch,
+                    identity,
+                    grantor,
+                    clock: LedgerClock::resume(time, clock),
+                    commit,
+                    renewed: Mono::from_ms(asked),
+                    waiting: Vec::new(),
+                    pending: None,
+                    newest: HashMap::new(),
+                });
+            }
+        }
+    }
+
+    /// Every coordinator that believes that it leads hears a request.
+    pub(crate) fn lease(&mut self, request: &LeaseRequest) {
+        for n in 0..self.coordinators.len() {
+            let coordinator = &mut self.coordinators[n];
+            if coordinator.process.paused_until > self.now {
+                let until = coordinator.process.paused_until - self.now;
+                if coordinator.term.is_some() {
+                    self.after(until, Event::Lease(request.clone()));
+                }
+                continue;
+            }
+            coordinator.epoch_seen = coordinator.epoch_seen.max(request.epoch);
+            coordinator.term.take_if(|term| term.epoch < request.epoch);
+            let Some(term) = &mut coordinator.term else { continue };
+            let mut request = request.clone();
+            if self.setup.flaw == Some(Flaw::NoRequestNumbers) {
+                let newest = term.newest.entry(request.boot.clone()).or_default();
+                *newest = (*newest).max(request.number + 1);
+                request.number = *newest - 1 + u64::from(request.number + 1 < *newest);
+            }
+            term.waiting.push(request);
+            self.serve(n);
+        }
+    }
+
+    fn serve(&mut self, n: usize) {
+        let flaw = self.setup.flaw;
+        let limits = self.limits.clone();
+        let utc = self.utc(&self.coordinators[n].process);
+        let utc = if flaw == Some(Flaw::OneDayOnly) { outside_of_twilight(utc) } else { utc };
+        let coordinator = &mut self.coordinators[n];
+        let clock = coordinator.process.clock(self.now);
+        let start = coordinator.process.start;
+        let Some(term) = &mut coordinator.term else { return };
+        if term.pending.is_some() || term.waiting.is_empty() {
+            return;
+        }
+        let requests = std::mem::take(&mut term.waiting);
+        let moment = term.moment(clock, utc);
+        match flaw {
+            Some(Flaw::ExpiredFreed) => free_expired(term, moment),
+            Some(Flaw::ChargedEarly) => charge_early(term, &requests, moment),
+            _ => {}
+        }
+        let replies = term.grantor.serve(&requests, |bucket| limits.get(bucket).copied(), moment);
+        if flaw.is_none() {
+            assert!(moment.time.as_ms() <= self.now, "I6: ledger time is ahead of real time");
+            for (bucket, used, open) in term.grantor.usage(moment) {
+                // What was spent beyond an estimate is charged whether it fits or not, and around midnight what comes
+                // back stays charged as well.
+                let is_exact = !bucket.is_tokens() && !bucket.is_daily();
+                assert!(!is_exact || used + open <= limits[&bucket], "I2: {bucket:?}: {used} + {open}");
+            }
+        }
+        let replies: Vec<_> = requests
+            .iter()
+            .zip(replies)
+            .map(|(request, reply)| (sender(request).0, sender(request).1, reply))
+            .collect();
+        let accounts = term.grantor.changes();
+        let blind_until = match flaw {
+            Some(Flaw::QuarantineForgotten) => LedgerTime::default(),
+            _ => term.grantor.blind_until(),
+        };
+        let trust = Trust { identity: term.identity, blind_until };
+        let write = Write {
+            trust,
+            epoch: term.epoch,
+            leader: (n, start),
+            follows: term.commit,
+            time: moment.time,
+            accounts,
+        };
+        if flaw == Some(Flaw::ReplyBeforePersist) {
+            term.pending = Some(Pending { write: write.clone(), replies: Vec::new(), sent: clock });
+            self.spread(replies);
+        } else {
+            term.pending = Some(Pending { write: write.clone(), replies, sent: clock });
+        }
+        self.transmit_to_store(|| Event::Write(n, start, write.clone()));
+    }
+
+    pub(crate) fn written(&mut self, n: usize, start: u64, written: Written) {
+        let coordinator = &mut self.coordinators[n];
+        if coordinator.process.start != start {
+            return;
+        }
+        let Some(term) = &mut coordinator.term else { return };
+        let Some(pending) = &term.pending else { return };
+        let next = pending.write.follows + 1;
+        let done = match written {
+            Written::Done { commit } => commit == next,
+            // It was the first copy of this very write that got through.
+            Written::Refused { ours: true, commit } if commit == next => true,
+            Written::Refused { ours: true, commit } if commit == pending.write.follows => false,
+            Written::Refused { .. } => {
+                coordinator.term = None;
+                return;
+            }
+        };
+        if done {
+            term.commit = next;
+            let replies = term.pending.take().map(|pending| pending.replies).unwrap_or_default();
+            self.spread(replies);
+            self.serve(n);
+        }
+    }
+
+    fn spread(&mut self, replies: Vec<(usize, u64, LeaseReply)>) {
+        for (gateway, start, reply) in replies {
+            self.transmit(|| Event::Reply(gateway, start, reply.clone()));
+        }
+    }
+
+    /// What it had heard of is gone with it.
+    pub(crate) fn restart_coordinator(&mut self, n: usize) {
+        let coordinator = &mut self.coordinators[n];
+        coordinator.process.start += 1;
+        coordinator.term = None;
+        coordinator.epoch_seen = 0;
+    }
+}
+
+impl Term {
+    fn moment(&self, clock: Mono, utc: Utc) -> Moment {
+        Moment { epoch: self.epoch, time: self.clock.at(clock), utc }
+    }
+}
+
+/// Closes every lot just before it is written off, as if nothing more had been drawn from it.
+fn free_expired(term: &mut Term, moment: Moment) {
+    for (bucket, lot) in term.grantor.lots() {
+        if lot.expires <= moment.time {
+            let earlier = Moment { time: LedgerTime::from_ms(lot.expires.as_ms() - 1), ..moment };
+            let report =
+                LotReport { bucket, lot: lot.id, drawn: lot.drawn, given_back: lot.given_back, closed: true };
+            let request = LeaseRequest {
+                boot: lot.boot,
+                number: 0,
+                epoch: 0,
+                reports: vec![report],
+                wants: Vec::new(),
+            };
+            term.grantor.serve(&[request], |_| None, earlier);
+        }
+    }
+}
+
+/// Charges what the reports say as of the moment at which each lot was granted.
+fn charge_early(term: &mut Term, requests: &[LeaseRequest], moment: Moment) {
+    let granted: HashMap<_, _> = term
+        .grantor
+        .lots()
+        .into_iter()
+        .map(|(_, lot)| (lot.id, LedgerTime::from_ms(lot.expires.as_ms() - super::ms(TERMS.life))))
+        .collect();
+    for request in requests {
+        for report in &request.reports {
+            let Some(time) = granted.get(&report.lot) else { continue };
+            let reports = vec![LotReport { closed: false, ..report.clone() }];
+            let request = LeaseRequest { number: 0, reports, wants: Vec::new(), ..request.clone() };
+            term.grantor.serve(&[request], |_| None, Moment { time: *time, ..moment });
+        }
+    }
+}
+
+/// The nearest moment that belongs to one day without doubt, on the same side of midnight.
+fn outside_of_twilight(utc: Utc) -> Utc {
+    let at = utc.as_ms();
+    let twilight = super::signed(super::ms(TWILIGHT));
+    let next = next_midnight(at);
+    let last = next_midnight(at - twilight);
+    if at >= next - twilight {
+        Utc::from_ms(next - twilight - 1)
+    } else if last <= at {
+        Utc::from_ms(last + twilight)
+    } else {
+        utc
+    }
+}

@@ -1,0 +1,124 @@
+//! What goes wrong, and how often.
+
+use std::time::Duration;
+
+use keyfleet_core::quota::Terms;
+
+use super::{Event, TERMS, WALL_OFF, World};
+
+/// How the world misbehaves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Faults {
+    /// The chance that a message is lost.
+    loss: f64,
+    /// The chance that it comes twice.
+    twice: f64,
+    /// Most messages take less than this, in ms.
+    delay: u64,
+    /// The chance that one takes up to `long_delay`.
+    late: f64,
+    long_delay: u64,
+    /// The mean time between troubles of processes and store, in ms; 0: none.
+    trouble_every: u64,
+    /// The store may lose what was written last.
+    lost_writes: bool,
+    /// How long it takes at most to connect to the upstream, in ms.
+    pub(crate) connecting: u64,
+}
+
+impl Faults {
+    pub(crate) const NONE: Self = Self {
+        loss: 0.0,
+        twice: 0.0,
+        delay: 3,
+        late: 0.0,
+        long_delay: 0,
+        trouble_every: 0,
+        lost_writes: false,
+        connecting: 100,
+    };
+    pub(crate) const ALL: Self = Self {
+        loss: 0.05,
+        twice: 0.05,
+        delay: 40,
+        late: 0.02,
+        long_delay: 2_000,
+        trouble_every: 8_000,
+        lost_writes: false,
+        connecting: 100,
+    };
+    /// Most answers come later than a lot lives; see [`Faults::terms`].
+    pub(crate) const LONG_DELAYS: Self =
+        Self { loss: 0.0, late: 0.5, long_delay: 15_000, trouble_every: 60_000, ..Self::ALL };
+    pub(crate) const LOST_WRITES: Self = Self { lost_writes: true, ..Self::ALL };
+
+    /// Many permits are older than the jitter allows, and gateways stand still meanwhile.
+    pub(crate) const SLOW_CONNECTIONS: Self = Self { connecting: 3_000, trouble_every: 3_000, ..Self::ALL };
+
+    /// Where answers take long, gateways wait for them longer than a lot lives.
+    pub(crate) fn terms(&self) -> Terms {
+        let timeout = if self.long_delay > 10_000 { Duration::from_secs(30) } else { TERMS.timeout };
+        Terms { timeout, ..TERMS }
+    }
+
+    pub(crate) fn loses_writes(&self) -> bool {
+        self.lost_writes
+    }
+}
+
+impl World {
+    /// Sends a message between gateways and coordinators.
+    pub(crate) fn transmit(&mut self, event: impl Fn() -> Event) {
+        self.send_over(self.setup.faults, event);
+    }
+
+    /// Sends a message to or from the store. It fails as often, but is never as late.
+    pub(crate) fn transmit_to_store(&mut self, event: impl Fn() -> Event) {
+        let faults = self.setup.faults;
+        self.send_over(
+            Faults { late: faults.late.min(0.02), long_delay: faults.long_delay.min(2_000), ..faults },
+            event,
+        );
+    }
+
+    fn send_over(&mut self, faults: Faults, event: impl Fn() -> Event) {
+        if self.rng.f64() < faults.loss {
+            return;
+        }
+        let copies = if self.rng.f64() < faults.twice { 2 } else { 1 };
+        for _ in 0..copies {
+            let late = self.rng.f64() < faults.late;
+            let most = if late { faults.long_delay } else { faults.delay };
+            let delay = self.rng.u64(0..=most);
+            self.after(delay, event());
+        }
+    }
+
+    /// Something breaks, and the next thing will.
+    pub(crate) fn trouble(&mut self) {
+        let faults = self.setup.faults;
+        if faults.trouble_every == 0 {
+            return;
+        }
+        let pause = if self.rng.bool() { self.rng.u64(1..800) } else { self.rng.u64(800..30_000) };
+        let gateway = self.rng.usize(0..self.gateways.len());
+        let coordinator = self.rng.usize(0..2);
+        match self.rng.u32(0..9) {
+            0 => self.restart_gateway(gateway),
+            1 => self.leave(gateway),
+            2 => self.gateways[gateway].process.paused_until = self.now + pause,
+            3 => self.restart_coordinator(coordinator),
+            4 | 5 => self.coordinators[coordinator].process.paused_until = self.now + pause,
+            6 => {
+                let wall = self.rng.i64(-WALL_OFF..=WALL_OFF);
+                self.coordinators[coordinator].process.wall = wall;
+            }
+            _ => {
+                let lost = if faults.lost_writes { self.rng.usize(1..12) } else { 0 };
+                self.store.fail_over(lost);
+            }
+        }
+        let next = self.rng.u64(1..=2 * faults.trouble_every);
+        self.after(next, Event::Trouble);
+    }
+}

@@ -1,0 +1,150 @@
+//! A gateway's side.
+
+use std::sync::atomic::Ordering;
+
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::response::Response;
+use async_nats::{HeaderMap, Message, Subscriber};
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use keyfleet_core::message::{Answer, Ask, Hint, Report};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use super::Nats;
+use super::link::{LinkHealth, check_size};
+use super::outbox::Lasts;
+use super::wire::{self, Word};
+use crate::bus::{GatewayBus, Heard, News, Unreachable};
+
+/// A gateway's side of [`Nats`].
+#[derive(Debug, Clone)]
+pub struct NatsGateway(pub(super) Nats);
+
+#[async_trait]
+impl GatewayBus for NatsGateway {
+    async fn report(&self, report: &Report) -> Result<(), Unreachable> {
+        let nats = &self.0.0;
+        let payload = wire::encode(report)?;
+        check_size(nats.bulk.client(), &payload)?;
+        let mut headers = HeaderMap::new();
+        // The server stores no second report of this name for two minutes; beyond that the leader compares `seq`.
+        headers.insert("Nats-Msg-Id", format!("{}/{}/{}", report.replica, nats.partition, report.seq));
+        let ack =
+            nats.bulk.request(&nats.subjects.event, Some(headers), payload, nats.report_timeout).await?;
+        match serde_json::from_slice(&ack.payload) {
+            Ok(Response::Ok(PublishAck { .. })) => Ok(()),
+            Ok(Response::Err { error }) => Err(Unreachable::Refused(error.to_string())),
+            // Somebody else listens to the subject, and no stream does.
+            Err(_) => Err(Unreachable::Silent),
+        }
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Answer, Unreachable> {
+        let nats = &self.0.0;
+        let payload = wire::encode(&ask)?;
+        check_size(nats.control.client(), &payload)?;
+        let answer = nats.control.request(&nats.subjects.lease, None, payload, nats.ask_timeout).await?;
+        self.0.read(&answer).ok_or(Unreachable::Silent)
+    }
+
+    fn hint(&self, hint: &Hint) {
+        let nats = &self.0.0;
+        if nats.control.check().is_ok()
+            && let Ok(payload) = wire::encode(hint)
+        {
+            let _ = nats.outbox.put(nats.subjects.hint.clone(), payload, Lasts::Briefly);
+        }
+    }
+
+    async fn listen(&self) -> Result<Box<dyn News>, Unreachable> {
+        let nats = &self.0.0;
+        nats.control.ready().await?;
+        let health = nats.control.health();
+        let seen = Seen::of(&health.borrow());
+        let deltas = nats.control.subscribe(&nats.subjects.delta).await?;
+        let hints = nats.control.subscribe(&nats.subjects.hint).await?;
+        let resigned = nats.control.subscribe(&nats.subjects.resigned).await?;
+        nats.control.settle(&nats.subjects.nobody).await?;
+        Ok(Box::new(NatsNews { nats: self.0.clone(), health, seen, deltas, hints, resigned }))
+    }
+}
+
+impl Nats {
+    /// Counts what cannot be read.
+    pub(super) fn read<T: DeserializeOwned>(&self, message: &Message) -> Option<T> {
+        let body = wire::decode(&message.payload);
+        if body.is_none() {
+            self.0.skipped.fetch_add(1, Ordering::Relaxed);
+        }
+        body
+    }
+}
+
+/// What the connection went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    resyncs: u64,
+    slow_drops: u64,
+}
+
+impl Seen {
+    fn of(health: &LinkHealth) -> Self {
+        Self { resyncs: health.resyncs, slow_drops: health.slow_drops }
+    }
+}
+
+struct NatsNews {
+    nats: Nats,
+    health: watch::Receiver<LinkHealth>,
+    seen: Seen,
+    deltas: Subscriber,
+    hints: Subscriber,
+    resigned: Subscriber,
+}
+
+impl std::fmt::Debug for NatsNews {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NatsNews").field("seen", &self.seen).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl News for NatsNews {
+    async fn next(&mut self) -> Heard {
+        loop {
+            let heard = tokio::select! {
+                changed = self.health.changed() => match changed {
+                    Err(_) => Some(Heard::Gone),
+                    Ok(()) => self.missed(),
+                },
+                word = self.deltas.next() => match word {
+                    None => Some(Heard::Gone),
+                    Some(message) => self.nats.read(&message).map(|word| match word {
+                        Word::Delta(delta) => Heard::Delta(delta),
+                        Word::Beat(beat) => Heard::Beat(beat),
+                    }),
+                },
+                hint = self.hints.next() => match hint {
+                    None => Some(Heard::Gone),
+                    Some(message) => self.nats.read(&message).map(Heard::Hint),
+                },
+                resigned = self.resigned.next() => Some(resigned.map_or(Heard::Gone, |_| Heard::Resigned)),
+            };
+            if let Some(heard) = heard {
+                return heard;
+            }
+        }
+    }
+}
+
+impl NatsNews {
+    fn missed(&mut self) -> Option<Heard> {
+        let now = Seen::of(&self.health.borrow());
+        if now == self.seen {
+            return None;
+        }
+        self.seen = now;
+        Some(Heard::Missed)
+    }
+}

@@ -1,0 +1,123 @@
+//! One process of a cluster.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::eventually::eventually;
+
+const EXIT_WITHIN: Duration = Duration::from_secs(20);
+
+/// What runs, where, and with which arguments; and the child while there is one.
+#[derive(Debug)]
+pub(super) struct Process {
+    program: Program,
+    arguments: Vec<String>,
+    folder: PathBuf,
+    pub(super) port: u16,
+    child: Option<Child>,
+}
+
+#[derive(Debug)]
+pub(super) enum Program {
+    /// A binary of this workspace.
+    Ours(&'static str),
+    /// A server that comes from elsewhere.
+    Server(PathBuf),
+}
+
+impl Process {
+    /// Starts it, in a folder of its own.
+    pub(super) fn start(program: Program, arguments: Vec<String>, folder: PathBuf, port: u16) -> Self {
+        fs::create_dir_all(&folder).expect("a folder for the process");
+        let mut process = Self { program, arguments, folder, port, child: None };
+        process.revive();
+        process
+    }
+
+    /// Starts it again where it ended.
+    pub(super) fn revive(&mut self) {
+        assert!(self.child.is_none(), "{self:?} still runs");
+        let log = OpenOptions::new().create(true).append(true).open(self.folder.join("log"));
+        let log = log.expect("a log file");
+        let mut command = match &self.program {
+            Program::Ours(name) => crate::gateway::program(name, &self.folder),
+            Program::Server(path) => {
+                let mut command = Command::new(path);
+                command.current_dir(&self.folder).stdin(Stdio::null());
+                command
+            }
+        };
+        command.args(&self.arguments).stdout(log.try_clone().expect("a log file")).stderr(log);
+        let child = command.spawn();
+        self.child = Some(child.unwrap_or_else(|error| panic!("{:?}: {error}", self.program)));
+    }
+
+    pub(super) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        let pid = self.child.as_ref().and_then(|child| Pid::from_raw(child.id().try_into().ok()?));
+        kill_process(pid.expect("it runs"), signal).expect("the signal is sent");
+    }
+
+    /// As `kill -9` does.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // An error: it has ended.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub(super) async fn exit(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("it runs");
+        let status = eventually("the process ends", EXIT_WITHIN, || {
+            let status = child.try_wait().expect("the process can be asked");
+            async move { status }
+        });
+        let status = status.await;
+        self.child = None;
+        status
+    }
+
+    /// Fails when it has ended without being told to.
+    pub(super) fn assert_alive(&mut self) {
+        if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+            self.child = None;
+            panic!("{:?} in {} ended: {status}\n{}", self.program, self.folder.display(), self.log());
+        }
+    }
+
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub(super) fn write_config(folder: &Path, config: &serde_json::Value) {
+        fs::create_dir_all(folder).expect("a folder for the process");
+        let text = serde_json::to_string_pretty(config).expect("a configuration");
+        fs::write(folder.join("config.yaml"), text).expect("the configuration is written");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The server that the environment names, or one from `PATH`. `scripts/test` prepares them.
+pub(super) fn server(variable: &str, name: &str) -> Program {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/python/bin").join(name);
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    Program::Server(path.or_else(|| ours.exists().then_some(ours)).unwrap_or_else(|| name.into()))
+}
