@@ -424,7 +424,23 @@ impl<'d> Reign<'d> {
                 tracing::debug!(%error, "nobody hears where the leader stands");
             }
         }
-        if now >= self.renew_at { self.renew().await } else { Ok(()) }
+        if now >= self.renew_at {
+            self.renew().await?;
+            self.recognise().await?;
+        }
+        Ok(())
+    }
+
+    /// A store that was started anew and takes the next commit has lost nothing. That is written down, so that whoever
+    /// leads next does not suspect it.
+    async fn recognise(&mut self) -> Result<(), ()> {
+        match self.driver.candidate.store.identity().await {
+            Ok(identity) if identity != self.meta.store => {
+                self.meta.store = identity;
+                self.commit(Vec::new()).await.map(|_| ())
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn renew(&mut self) -> Result<(), ()> {
