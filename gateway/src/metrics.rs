@@ -54,6 +54,8 @@ pub(crate) struct Metrics {
     lookups: Counter,
     lease_waits: Gauge<u64, AtomicU64>,
     lease_refusals: Gauge<u64, AtomicU64>,
+    lease_unanswered: Gauge<u64, AtomicU64>,
+    state_age: Gauge<f64, AtomicU64>,
     reload_ok: Gauge,
 }
 
@@ -65,6 +67,8 @@ pub(crate) struct Readings {
     pub(crate) dropped_lines: u64,
     pub(crate) lease_waits: u64,
     pub(crate) lease_refusals: u64,
+    pub(crate) lease_unanswered: u64,
+    pub(crate) state_age: f64,
 }
 
 impl Metrics {
@@ -88,6 +92,8 @@ impl Metrics {
             lookups: Counter::default(),
             lease_waits: Gauge::default(),
             lease_refusals: Gauge::default(),
+            lease_unanswered: Gauge::default(),
+            state_age: Gauge::default(),
             reload_ok: Gauge::default(),
             registry: Registry::default(),
         };
@@ -118,6 +124,16 @@ impl Metrics {
             "lease_refusals",
             "Draws that found their quota spent",
             metrics.lease_refusals.clone(),
+        );
+        registry.register(
+            "lease_requests_unanswered",
+            "Questions about leases in a row without an answer; 0: the coordinator answers",
+            metrics.lease_unanswered.clone(),
+        );
+        registry.register(
+            "state_age_seconds",
+            "Since a leader was last heard; -1: never",
+            metrics.state_age.clone(),
         );
         registry.register(
             "config_last_reload_successful",
@@ -178,6 +194,8 @@ impl Metrics {
         self.dropped_lines.set(readings.dropped_lines);
         self.lease_waits.set(readings.lease_waits);
         self.lease_refusals.set(readings.lease_refusals);
+        self.lease_unanswered.set(readings.lease_unanswered);
+        self.state_age.set(readings.state_age);
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);

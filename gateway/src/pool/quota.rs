@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 /// What of a request's body counts as one token, in bytes, until a tokenizer says it better. JSON around the text makes
 /// it an estimate on the safe side for most languages.
 const BYTES_PER_TOKEN: u64 = 4;
+/// After so many questions without an answer it is said.
+const SAY_AFTER: u64 = 5;
 /// A day of the longest kind.
 const DAY: Duration = Duration::from_hours(25);
 /// No longer than this may pass between drawing a permit and sending the request; see [`Terms::jitter`].
@@ -103,6 +105,8 @@ pub(crate) struct Quota {
     answered: Notify,
     /// The last question about leases had no answer.
     silent: AtomicBool,
+    /// How many in a row had none.
+    unanswered: AtomicU64,
     /// Requests that waited for a lease.
     pub(crate) waits: AtomicU64,
     /// Draws that found nothing.
@@ -119,6 +123,7 @@ impl Quota {
             answers: AtomicU64::new(0),
             answered: Notify::new(),
             silent: AtomicBool::new(false),
+            unanswered: AtomicU64::new(0),
             waits: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
         }
@@ -263,6 +268,9 @@ impl Quota {
     /// Takes an answer.
     pub(crate) fn answered(&self, reply: &LeaseReply) {
         self.silent.store(false, Release);
+        if self.unanswered.swap(0, Relaxed) >= SAY_AFTER {
+            tracing::info!("the coordinator answers again: quota is leased as usual");
+        }
         if self.holder.lock().answered(reply, clock::mono()) {
             self.answers.fetch_add(1, Release);
             self.answered.notify_waiters();
@@ -273,8 +281,19 @@ impl Quota {
     pub(crate) fn unanswered(&self) {
         self.holder.lock().give_up();
         self.silent.store(true, Release);
+        if self.unanswered.fetch_add(1, Relaxed) + 1 == SAY_AFTER {
+            tracing::warn!(
+                "the coordinator does not answer (is it there, with NATS and Redis?): requests go on with the quota in \
+                 hand; then limits hold or give way as quota.when_unleased says"
+            );
+        }
         self.answers.fetch_add(1, Release);
         self.answered.notify_waiters();
+    }
+
+    /// How many questions in a row had no answer.
+    pub(crate) fn unanswered_so_far(&self) -> u64 {
+        self.unanswered.load(Relaxed)
     }
 
     /// A leader of this epoch was heard of.
