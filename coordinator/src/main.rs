@@ -22,7 +22,7 @@ use keyfleet_service::client::client;
 use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Sources};
 use keyfleet_service::connect;
 use keyfleet_service::healthcheck::healthcheck;
-use keyfleet_service::logging::{self, LogFormat};
+use keyfleet_service::program;
 use keyfleet_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
             let at = &loaded.config.coordinator;
             healthcheck("coordinator", &at.host, at.port)
         }
-        Command::Serve => serve(sources, loaded),
+        Command::Serve => program::serve("coordinator", loaded, |loaded| run(sources, loaded)),
         command => commands::run(command, &loaded.config),
     }
 }
@@ -87,30 +87,6 @@ fn check(loaded: &Loaded) -> Result<(), String> {
     }
     Err("a coordinator of its own needs nats_url and redis_url; without them every gateway is its own coordinator"
         .to_owned())
-}
-
-fn serve(sources: Sources, loaded: Loaded) -> ExitCode {
-    if let Err(error) = logging::init(LogFormat::Auto) {
-        eprintln!("{error}");
-        return ExitCode::from(EXIT_CODE);
-    }
-    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(run(sources, loaded));
-        // A thread that still waits, for a name server perhaps, is not waited for.
-        runtime.shutdown_background();
-        ended
-    });
-    let code = match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the coordinator cannot run");
-            ExitCode::FAILURE
-        }
-    };
-    logging::flush();
-    code
 }
 
 async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {

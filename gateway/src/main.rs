@@ -15,7 +15,7 @@ use keyfleet_fabric::store::{KEEP, StateStore};
 use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Redis, Sources};
 use keyfleet_service::connect;
 use keyfleet_service::healthcheck::healthcheck;
-use keyfleet_service::logging::{self, LogFormat};
+use keyfleet_service::program;
 use keyfleet_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             let server = &loaded.config.server;
             healthcheck("gateway", &server.host, server.port)
         }
-        _ => serve(sources, loaded),
+        _ => program::serve("gateway", loaded, |loaded| run(sources, loaded)),
     }
 }
 
@@ -76,30 +76,6 @@ fn load(sources: &Sources, needs_keys: bool) -> Result<Loaded, String> {
     }
     gateway::check(&Arc::new(loaded.config.clone()))?;
     Ok(loaded)
-}
-
-fn serve(sources: Sources, loaded: Loaded) -> ExitCode {
-    if let Err(error) = logging::init(LogFormat::Auto) {
-        eprintln!("{error}");
-        return ExitCode::from(EXIT_CODE);
-    }
-    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(run(sources, loaded));
-        // A thread that still waits, for a name server perhaps, is not waited for.
-        runtime.shutdown_background();
-        ended
-    });
-    let code = match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the gateway cannot run");
-            ExitCode::FAILURE
-        }
-    };
-    logging::flush();
-    code
 }
 
 async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {

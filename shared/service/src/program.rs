@@ -1,0 +1,35 @@
+//! The frame of every program that serves: logs first, a runtime, and the last words before the end.
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::config::{EXIT_CODE, Loaded};
+use crate::logging::{self, LogFormat};
+
+/// Runs the program called `name` until `run` ends, which gets what was loaded.
+pub fn serve<F>(name: &str, loaded: Loaded, run: impl FnOnce(Loaded) -> F) -> ExitCode
+where
+    F: Future<Output = io::Result<()>>,
+{
+    if let Err(error) = logging::init(LogFormat::Auto) {
+        eprintln!("{error}");
+        return ExitCode::from(EXIT_CODE);
+    }
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(run(loaded));
+        // A thread that still waits, for a name server perhaps, is not waited for.
+        runtime.shutdown_background();
+        ended
+    });
+    let code = match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the {name} cannot run");
+            ExitCode::FAILURE
+        }
+    };
+    logging::flush();
+    code
+}
