@@ -252,11 +252,6 @@ impl Holder {
         self.compose(now)
     }
 
-    /// Whether an answer is waited for.
-    pub fn is_waiting(&self) -> bool {
-        self.outstanding.is_some()
-    }
-
     /// When [`Holder::poll`] has something to say if nobody draws.
     pub fn next_poll(&self) -> Mono {
         match &self.outstanding {
