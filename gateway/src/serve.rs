@@ -34,6 +34,9 @@ const HANDOVER: usize = 1_024;
 const MAX_CONNECTIONS: usize = 60_000;
 /// Streams on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1_000;
+/// Sockets that a worker reads before it serves them. A frame passes two tasks on its way, and those of a round take
+/// turns: with thousands of streams a long round keeps a frame from its client for as long (`scripts/bench S4`).
+const ROUND: usize = 32;
 
 type Accepted = (std::net::TcpStream, SocketAddr);
 
@@ -58,7 +61,8 @@ fn start_with(
     let (connections, accepted) = mpsc::channel(HANDOVER);
     let open = Arc::new(AtomicUsize::new(0));
     let count = open.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_io_events_per_tick(ROUND).build()?;
     let thread = std::thread::Builder::new()
         .name(name)
         .spawn(move || runtime.block_on(work(accepted, entrance, count, soft, patience)))?;
