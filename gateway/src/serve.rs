@@ -14,7 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -125,7 +126,13 @@ async fn serve(stream: TcpStream, peer: SocketAddr, entrance: Entrance, observed
         let running = observed.request(request.version());
         request.extensions_mut().insert(Peer(peer));
         let answer = entrance.clone().answer(request.map(Body::new));
-        async { Ok::<_, Infallible>(answer.await.map(|body| Answering { body, running })) }
+        async {
+            let mut answer = answer.await;
+            if running.is_last() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer.map(|body| Answering { body, running }))
+        }
     });
     let mut builder = Builder::new(TokioExecutor::new());
     // Silence is measured on the wire: the library's own limit counts the time between requests as well.

@@ -35,6 +35,10 @@ impl Patience {
     pub(super) const USUAL: Self = Self { tick: Duration::from_secs(1), head: 30, idle: 620 };
 }
 
+/// Whole ticks without a request after which a connection ends while the worker drains. A client that has just sent a
+/// request, or whose stream has just ended, cannot know yet that it will: what it sends meanwhile is answered.
+const LINGER: u32 = 1;
+
 /// What a worker asks of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -64,7 +68,7 @@ pub(super) struct Activity {
 
 impl Activity {
     fn mark(&self, clock: &Clock) {
-        self.since.store(clock.0.load(Relaxed), Relaxed);
+        self.since.store(clock.0.0.load(Relaxed), Relaxed);
     }
 
     fn is_over(&self, patience: Patience, now: u32) -> bool {
@@ -72,6 +76,13 @@ impl Activity {
         let limit = if is_head { patience.head } else { patience.idle };
         // A tick has begun when something was noted in it: only those after it are whole.
         self.running.load(Relaxed) == 0 && now.wrapping_sub(self.since.load(Relaxed)) > limit
+    }
+
+    /// Whether it can be ended without losing a request, when the worker began to drain at that tick. HTTP/2 has words
+    /// for it, and loses none.
+    fn may_finish(&self, drains: u32, now: u32) -> bool {
+        let silent = now.wrapping_sub(self.since.load(Relaxed)).min(now.wrapping_sub(drains));
+        self.multiplexed.load(Relaxed) || (self.running.load(Relaxed) == 0 && silent > LINGER)
     }
 
     fn give(&self, order: Order) {
@@ -91,9 +102,9 @@ impl Activity {
     }
 }
 
-/// The ticks of one worker.
+/// The ticks of one worker, and whether it drains.
 #[derive(Debug, Clone, Default)]
-struct Clock(Arc<AtomicU32>);
+struct Clock(Arc<(AtomicU32, AtomicBool)>);
 
 /// The connections of one worker.
 #[derive(Debug)]
@@ -101,44 +112,52 @@ pub(super) struct Watchers {
     patience: Patience,
     clock: Clock,
     connections: Vec<Arc<Activity>>,
-    draining: bool,
+    /// Since which tick.
+    drains: Option<u32>,
 }
 
 impl Watchers {
     pub(super) fn new(patience: Patience) -> Self {
-        Self { patience, clock: Clock::default(), connections: Vec::new(), draining: false }
+        Self { patience, clock: Clock::default(), connections: Vec::new(), drains: None }
     }
 
     /// A new connection.
     pub(super) fn enrol(&mut self) -> Observed {
         let activity = Arc::new(Activity { in_head: AtomicBool::new(true), ..Activity::default() });
         activity.mark(&self.clock);
-        if self.draining {
-            activity.give(Order::Finish);
-        }
         self.connections.push(activity.clone());
         Observed { activity, clock: self.clock.clone() }
     }
 
     /// A tick has passed: ends the connections that have done nothing for too long.
     pub(super) fn tick(&mut self) {
-        let now = self.clock.0.fetch_add(1, Relaxed).wrapping_add(1);
+        let now = self.clock.0.0.fetch_add(1, Relaxed).wrapping_add(1);
         // Nobody else holds what belongs to a connection that has ended.
         self.connections.retain(|activity| Arc::strong_count(activity) > 1);
         for activity in self.connections.iter().filter(|activity| activity.is_over(self.patience, now)) {
             activity.give(Order::Cut);
         }
+        self.end_the_idle(now);
     }
 
-    /// Whether all connections have been told to end.
+    /// Whether connections are led to their end.
     pub(super) fn are_draining(&self) -> bool {
-        self.draining
+        self.drains.is_some()
     }
 
-    /// Lets all connections end, and those that are still to come.
+    /// Leads all connections to their end, and those that are still to come.
     pub(super) fn finish(&mut self) {
-        self.draining = true;
-        self.connections.iter().for_each(|activity| activity.give(Order::Finish));
+        let now = self.clock.0.0.load(Relaxed);
+        self.drains.get_or_insert(now);
+        self.clock.0.1.store(true, Relaxed);
+        self.end_the_idle(now);
+    }
+
+    fn end_the_idle(&self, now: u32) {
+        let Some(drains) = self.drains else { return };
+        for activity in self.connections.iter().filter(|activity| activity.may_finish(drains, now)) {
+            activity.give(Order::Finish);
+        }
     }
 }
 
@@ -178,6 +197,13 @@ impl Observed {
 /// A request that is being answered.
 #[derive(Debug)]
 pub(super) struct Running(Observed);
+
+impl Running {
+    /// Whether the answer has to say that the connection ends with it.
+    pub(super) fn is_last(&self) -> bool {
+        self.0.clock.0.1.load(Relaxed) && !self.0.activity.multiplexed.load(Relaxed)
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -323,6 +349,30 @@ mod tests {
         watchers.tick();
         reading.went();
         assert_eq!(ticks(&mut watchers, &reading), 6);
+    }
+
+    #[test]
+    fn a_drain_waits_for_what_is_under_way_and_a_moment_longer() {
+        let mut watchers = Watchers::new(PATIENCE);
+        let order = |connection: &Observed| connection.activity.order.load(Relaxed);
+        let [idle, busy, multiplexed] = [(); 3].map(|()| watchers.enrol());
+        drop(idle.request(http::Version::HTTP_11));
+        drop(multiplexed.request(http::Version::HTTP_2));
+        let running = busy.request(http::Version::HTTP_11);
+        assert!(!running.is_last());
+        watchers.finish();
+        assert!(running.is_last(), "whoever reads the answer is told");
+        assert!(!multiplexed.request(http::Version::HTTP_2).is_last(), "HTTP/2 has no such word");
+        assert_eq!([&idle, &busy, &multiplexed].map(order), [0, 0, 1]);
+        watchers.tick();
+        assert_eq!([&idle, &busy].map(order), [0, 0], "a request may be on its way");
+        watchers.tick();
+        assert_eq!([&idle, &busy].map(order), [1, 0]);
+        drop(running);
+        watchers.tick();
+        assert_eq!(order(&busy), 0);
+        watchers.tick();
+        assert_eq!(order(&busy), 1);
     }
 
     #[test]
