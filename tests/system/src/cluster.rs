@@ -1,6 +1,7 @@
 //! A whole deployment: NATS, Redis, coordinators and gateways, each a process that can be killed, paused, cut off and
 //! started again; and what judges it, which shares no code with it.
 
+pub(crate) mod balancer;
 pub mod chaos;
 mod counted;
 pub(crate) mod crowd;
@@ -9,6 +10,7 @@ pub(crate) mod link;
 mod operations;
 mod process;
 pub(crate) mod redis;
+pub(crate) mod usage;
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -82,6 +84,8 @@ pub struct Cluster {
     options: ClusterOptions,
     secrets: Vec<String>,
     nats: Process,
+    /// Where NATS tells its figures.
+    monitor: u16,
     redis: Process,
     coordinators: Vec<Member>,
     gateways: Vec<Member>,
@@ -101,7 +105,8 @@ impl Cluster {
     pub async fn start(world: World, options: ClusterOptions) -> Self {
         let sim = Sim::start(world).await;
         let folder = TempDir::new().expect("a folder for the cluster");
-        let nats = start_nats(folder.path());
+        let monitor = free_port();
+        let nats = start_nats(folder.path(), monitor);
         let redis = start_redis(folder.path());
         let mut secrets = secrets(&sim.config());
         secrets.extend(self::secrets(&options.config));
@@ -111,6 +116,7 @@ impl Cluster {
             options,
             secrets,
             nats,
+            monitor,
             redis,
             coordinators: Vec::new(),
             gateways: Vec::new(),
@@ -251,16 +257,20 @@ impl Cluster {
         } else {
             None
         };
-        let [nats, redis] = match &links {
-            Some(links) => links.each_ref().map(Link::port),
-            None => [self.nats.port, self.redis.port],
-        };
         let folder = self.folder.path().join(format!("{name}-{at}"));
-        Process::write_config(&folder, &config(&self.sim, &self.options.config, nats, redis));
+        self.configure(&folder, links.as_ref());
         let port = free_port();
         let mut arguments = vec!["serve".to_owned(), "-c".to_owned(), "config.yaml".to_owned()];
         arguments.extend(["-H", "127.0.0.1", "-p", &port.to_string()].map(str::to_owned));
         Member { process: Process::start(Program::Ours(name), arguments, folder, port), links }
+    }
+
+    fn configure(&self, folder: &Path, links: Option<&[Link; 2]>) {
+        let [nats, redis] = match links {
+            Some(links) => links.each_ref().map(Link::port),
+            None => [self.nats.port, self.redis.port],
+        };
+        Process::write_config(folder, &config(&self.sim, &self.options.config, nats, redis));
     }
 
     fn process(&self, part: Part) -> &Process {
@@ -328,10 +338,12 @@ fn config(sim: &Sim, more: &Value, nats: u16, redis: u16) -> Value {
     config
 }
 
-fn start_nats(folder: &Path) -> Process {
+fn start_nats(folder: &Path, monitor: u16) -> Process {
     let port = free_port();
-    let arguments = ["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd", "store"].map(str::to_owned);
-    Process::start(server("KEYFLEET_TEST_NATS", "nats-server"), arguments.to_vec(), folder.join("nats"), port)
+    let (ports, monitor) = (["-p", &port.to_string()], ["-m", &monitor.to_string()]);
+    let arguments = [&["-a", "127.0.0.1", "-js", "-sd", "store"][..], &ports, &monitor].concat();
+    let arguments = arguments.into_iter().map(str::to_owned).collect();
+    Process::start(server("KEYFLEET_TEST_NATS", "nats-server"), arguments, folder.join("nats"), port)
 }
 
 fn start_redis(folder: &Path) -> Process {

@@ -231,10 +231,12 @@ fn binary(name: &str) -> PathBuf {
 /// A port that nobody listens on.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let offset = u16::try_from(std::process::id() % u32::from(PORTS)).unwrap_or_default();
+    // Processes that start together have neighbouring numbers, and need more than one port each.
+    let offset = std::process::id().wrapping_mul(211) % u32::from(PORTS);
+    let offset = u16::try_from(offset).unwrap_or_default();
     for _ in 0..PORTS {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST_PORT + (offset + step) % PORTS;
+        let port = FIRST_PORT + (offset + step % PORTS) % PORTS;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }

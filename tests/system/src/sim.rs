@@ -1,5 +1,7 @@
 //! The simulated upstream of a scenario, and the configuration of a gateway in front of it.
 
+use std::time::{Duration, Instant};
+
 use keyfleet_simulator::{Received, Rule, Simulator, Stats, World};
 use serde_json::{Value, json};
 
@@ -41,6 +43,16 @@ impl Sim {
     /// Every request received since the start or the last [`Sim::forget`].
     pub fn log(&self) -> Vec<Received> {
         self.0.log()
+    }
+
+    /// The zero of [`Received::mono_us`].
+    pub fn started(&self) -> Instant {
+        self.0.started()
+    }
+
+    /// Waits until some request in the log fulfils the condition; whether it did so in time.
+    pub async fn saw(&self, within: Duration, condition: impl Fn(&Received) -> bool) -> bool {
+        self.0.saw(within, condition).await
     }
 
     /// Forgets the requests received.

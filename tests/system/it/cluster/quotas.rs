@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyfleet_simulator::World;
+use keyfleet_tests::chaos::Kind;
 use keyfleet_tests::{Chaos, Cluster, ClusterOptions, eventually};
 
 use super::{SOON, assert_kept_to, chat, limited, take_all, used};
@@ -15,7 +16,7 @@ const BEYOND_LOTS: Duration = Duration::from_secs(12);
 async fn hold_while_any_part_is_killed() {
     let chaos = Chaos {
         replicas: 3,
-        servers: true,
+        victims: Kind::ALL.to_vec(),
         every: Duration::from_secs(4),
         away: Duration::from_millis(300),
         clients: 30,
@@ -26,7 +27,7 @@ async fn hold_while_any_part_is_killed() {
     eprintln!("{outcome}");
     assert!(outcome.holds(), "{outcome}");
     // What the first minute allows is four fifths of it.
-    assert!(outcome.used_percent() >= 90, "the second minute's quota is hardly used:\n{outcome}");
+    assert!(outcome.used() >= 0.9, "the second minute's quota is hardly used:\n{outcome}");
     let unexpected: Vec<_> = outcome
         .tally
         .failures()

@@ -1,15 +1,18 @@
-//! A cluster under load while its parts are killed, or paused, by a seeded schedule; and the table at the end.
+//! A cluster under load while its parts are killed, or paused, by a seeded schedule.
+
+mod outcome;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use keyfleet_simulator::World;
 use serde_json::json;
 
-use super::crowd::{Crowd, Tally};
-use super::judge::{self, Bucket, Counts, MINUTE};
+use super::crowd::{Crowd, Sample};
+use super::judge::{self, Left};
 use super::{Cluster, ClusterOptions, Part};
+
+pub use outcome::{Outcome, Peak, Takeovers, table};
 
 const MODEL: &str = "gemini-2.5-flash";
 /// How often the store is asked whether somebody else leads.
@@ -26,55 +29,96 @@ pub struct Chaos {
     pub seed: u64,
     /// Gateways.
     pub replicas: usize,
+    /// What is hit; with nothing here nobody is, and what faults cost is the difference.
+    pub victims: Vec<Kind>,
     /// Paused and let go on instead of killed.
     pub pause: bool,
-    /// NATS and Redis are killed too.
-    pub servers: bool,
-    /// Nothing is killed: what faults cost is the difference.
-    pub calm: bool,
     /// From one kill to the next.
     pub every: Duration,
     /// For how long a part stays away.
     pub away: Duration,
     /// Clients, each with one request at a time.
-    pub clients: u64,
+    pub clients: u32,
     /// Requests per second of all clients.
     pub rate: f64,
     /// Projects, with one key each.
     pub projects: usize,
-    /// What every project may be asked in a minute.
+    /// What every project may be asked.
+    pub limits: Limits,
+}
+
+/// The quotas of a project.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Requests in a minute.
     pub rpm: u64,
+    /// Input tokens in a minute.
+    pub tpm: Option<u64>,
+    /// Requests in a day.
+    pub rpd: Option<u64>,
+}
+
+/// The kinds of parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "they are what their names say")]
+pub enum Kind {
+    Gateway,
+    Coordinator,
+    Nats,
+    Redis,
+}
+
+impl Kind {
+    /// Everything that can be hit.
+    pub const ALL: [Self; 4] = [Self::Gateway, Self::Coordinator, Self::Nats, Self::Redis];
+
+    fn of(part: Part) -> Self {
+        match part {
+            Part::Nats => Self::Nats,
+            Part::Redis => Self::Redis,
+            Part::Coordinator(_) => Self::Coordinator,
+            Part::Gateway(_) => Self::Gateway,
+        }
+    }
+
+    /// How often it is hit in relation to others: servers less often.
+    fn weight(self) -> usize {
+        match self {
+            Self::Gateway | Self::Coordinator => 4,
+            Self::Nats | Self::Redis => 1,
+        }
+    }
 }
 
 impl Chaos {
-    /// 100 clients, who want more than twice what twelve projects at 10 requests per minute allow, and a kill every 5 s.
+    /// 100 clients, who want more than twice what twelve projects at 10 requests per minute allow, and a gateway or a
+    /// coordinator killed every 5 s.
     pub fn new(length: Duration, seed: u64) -> Self {
         Self {
             length,
             seed,
             replicas: 5,
+            victims: vec![Kind::Gateway, Kind::Coordinator],
             pause: false,
-            servers: false,
-            calm: false,
             every: Duration::from_secs(5),
             away: Duration::from_secs(1),
             clients: 100,
             rate: 10.0,
             projects: 12,
-            rpm: 10,
+            limits: Limits { rpm: 10, tpm: None, rpd: None },
         }
     }
 
     /// Runs it.
     pub async fn run(self) -> Outcome {
-        let limits = json!({"limits": [{"models": "*", "rpm": self.rpm}]});
-        let world = World { log_capacity: 1_000_000, ..World::pool(self.projects, 1) };
+        let Limits { rpm, tpm, rpd } = self.limits;
+        let limits = json!({"limits": [{"models": "*", "rpm": rpm, "tpm": tpm, "rpd": rpd}]});
+        let world = World { log_capacity: 5_000_000, ..World::pool(self.projects, 1) };
         let mut cluster = Cluster::start(world, ClusterOptions::new(limits).gateways(self.replicas)).await;
-        let share = Duration::from_secs_f64(1.0 / self.rate);
-        let pause = share * u32::try_from(self.clients).unwrap_or(u32::MAX);
-        let crowd = Crowd::start(cluster.front(), self.clients, pause, MODEL, self.seed);
+        let pause = Duration::from_secs_f64(f64::from(self.clients) / self.rate);
+        let crowd = Crowd::start(cluster.front(), self.clients.into(), pause, MODEL, self.seed);
         let mut random = fastrand::Rng::with_seed(self.seed);
-        let (mut hits, mut takeovers) = (BTreeMap::<&'static str, u64>::new(), Vec::new());
+        let (mut hits, mut takeovers) = (BTreeMap::<Kind, u64>::new(), Vec::new());
         let end = Instant::now() + self.length;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -82,40 +126,50 @@ impl Chaos {
             if Instant::now() >= end {
                 break;
             }
-            if self.calm {
-                continue;
-            }
-            let victim = self.victim(&cluster, &mut random).await;
-            *hits.entry(name(victim)).or_default() += 1;
+            let Some(victim) = self.victim(&cluster, &mut random).await else { continue };
+            *hits.entry(Kind::of(victim)).or_default() += 1;
             takeovers.extend(self.hit(&mut cluster, victim).await);
         }
-        let tally = crowd.stop().await;
-        let totals = cluster.settled().await;
-        let outcome = Outcome {
-            buckets: judge::buckets(&cluster.sim().log()),
-            seen: judge::seen(&cluster.sim().log()),
+        let (tally, samples) = crowd.end().await;
+        let counted = cluster.counted().await;
+        let log = cluster.sim().log();
+        let left = Left::of(&log, cluster.sim().started(), self.projects, rpm);
+        let on_quota = |sample: &&Sample| sample.status != 200 && left.at(sample.ended) > 0;
+        let on_quota: Vec<_> = samples.iter().filter(on_quota).collect();
+        let refused = on_quota.iter().filter(|sample| sample.status == 429).count();
+        Outcome {
+            peaks: outcome::peaks(&log, &self),
+            takeovers: Takeovers::of(takeovers),
+            refused_on_quota: refused,
+            failed_on_quota: on_quota.len() - refused,
+            seen: judge::seen(&log),
             chaos: self,
             tally,
             hits,
-            takeovers,
-            totals,
-        };
-        drop(cluster);
-        outcome
+            counted,
+        }
     }
 
-    /// As many coordinators as gateways, half of them whoever leads; NATS and Redis less often.
-    async fn victim(&self, cluster: &Cluster, random: &mut fastrand::Rng) -> Part {
-        let servers = if self.servers { 4 } else { 0 };
-        let (kind, gateway, coordinator) =
-            (random.usize(..16 + servers), random.usize(..self.replicas), random.usize(..2));
-        match kind {
-            0..8 => Part::Gateway(gateway),
-            8..12 => cluster.leads_now().await.unwrap_or(Part::Coordinator(coordinator)),
-            12..16 => Part::Coordinator(coordinator),
-            16..18 => Part::Nats,
-            _ => Part::Redis,
+    /// Of coordinators, every other time whoever leads.
+    async fn victim(&self, cluster: &Cluster, random: &mut fastrand::Rng) -> Option<Part> {
+        let sum: usize = self.victims.iter().map(|kind| kind.weight()).sum();
+        if sum == 0 {
+            return None;
         }
+        let (mut draw, gateway, coordinator) =
+            (random.usize(..sum), random.usize(..self.replicas), random.usize(..4));
+        let chosen = self.victims.iter().find(|kind| {
+            let found = draw < kind.weight();
+            draw = draw.saturating_sub(kind.weight());
+            found
+        });
+        Some(match chosen? {
+            Kind::Gateway => Part::Gateway(gateway),
+            Kind::Coordinator if coordinator < 2 => Part::Coordinator(coordinator),
+            Kind::Coordinator => cluster.leads_now().await.unwrap_or(Part::Coordinator(coordinator % 2)),
+            Kind::Nats => Part::Nats,
+            Kind::Redis => Part::Redis,
+        })
     }
 
     /// Takes a part away for a while. How long nobody led, if it was the leader.
@@ -143,95 +197,5 @@ impl Chaos {
             cluster.revive(victim);
         }
         takeover
-    }
-}
-
-fn name(part: Part) -> &'static str {
-    match part {
-        Part::Nats => "NATS",
-        Part::Redis => "Redis",
-        Part::Coordinator(_) => "coordinators",
-        Part::Gateway(_) => "gateways",
-    }
-}
-
-/// What came of it.
-#[derive(Debug)]
-pub struct Outcome {
-    /// What was done.
-    pub chaos: Chaos,
-    /// What became of the requests of clients.
-    pub tally: Tally,
-    /// What was hit how often.
-    pub hits: BTreeMap<&'static str, u64>,
-    /// How long nobody led, each time.
-    pub takeovers: Vec<Duration>,
-    /// What the simulator saw of each bucket.
-    pub buckets: Vec<Bucket>,
-    /// What the simulator saw, by key.
-    pub seen: Counts,
-    /// What is stored, which is what was reported.
-    pub totals: Counts,
-}
-
-impl Outcome {
-    /// The largest count of any minute and bucket.
-    pub fn most(&self) -> u64 {
-        self.buckets.iter().map(|bucket| bucket.most).max().unwrap_or_default()
-    }
-
-    /// Whether every bucket was kept to, in every minute.
-    pub fn holds(&self) -> bool {
-        self.most() <= self.chaos.rpm
-    }
-
-    /// The share of the quota that was used: all attempts over what the length allows, in percent.
-    pub fn used_percent(&self) -> u64 {
-        let used: u64 = self.buckets.iter().map(|bucket| bucket.total).sum();
-        let buckets = self.chaos.projects as u64;
-        let millis = u64::try_from(self.chaos.length.as_millis()).unwrap_or(u64::MAX);
-        let possible = (self.chaos.rpm * buckets * millis) / u64::try_from(MINUTE.as_millis()).unwrap_or(1);
-        used * 100 / possible.max(1)
-    }
-}
-
-/// Thousandths as a decimal fraction.
-fn ratio(part: u64, whole: u64) -> String {
-    let thousandths = part * 1_000 / whole.max(1);
-    format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000)
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let chaos = &self.chaos;
-        let done = if chaos.pause { "paused" } else { "killed" };
-        let mut line = |what: &str, value: String| writeln!(f, "{what:<34} {value}");
-        line("seed", chaos.seed.to_string())?;
-        line(
-            "length, replicas, clients",
-            format!("{:?}, {}, {}", chaos.length, chaos.replicas, chaos.clients),
-        )?;
-        line("projects, requests per minute", format!("{}, {}", chaos.projects, chaos.rpm))?;
-        let most = format!("{} ({} of {})", ratio(self.most(), chaos.rpm), self.most(), chaos.rpm);
-        line("largest minute over quota", most)?;
-        let each: Vec<_> =
-            self.buckets.iter().map(|b| format!("{} {}", b.project, ratio(b.most, chaos.rpm))).collect();
-        line("  by bucket", each.join(", "))?;
-        line("quota used", format!("{} %", self.used_percent()))?;
-        let hits: Vec<_> = self.hits.iter().map(|(part, n)| format!("{n} {part}")).collect();
-        line(done, if hits.is_empty() { "nobody".to_owned() } else { hits.join(", ") })?;
-        let mut takeovers = self.takeovers.clone();
-        takeovers.sort_unstable();
-        let at =
-            |n: usize| takeovers.get(n).map_or("none".to_owned(), |time| format!("{} ms", time.as_millis()));
-        let (half, last) = (at(takeovers.len() / 2), at(takeovers.len().saturating_sub(1)));
-        line("takeovers: number, p50, max", format!("{}, {half}, {last}", takeovers.len()))?;
-        line("answered, refused (429)", format!("{}, {}", self.tally.of("200"), self.tally.of("429")))?;
-        let failures: Vec<_> = self.tally.failures().iter().map(|(end, n)| format!("{n} {end}")).collect();
-        line("failed", if failures.is_empty() { "none".to_owned() } else { failures.join(", ") })?;
-        line("slowest answer", format!("{} ms", self.tally.slowest.as_millis()))?;
-        let sum = |counts: &Counts| counts.values().map(|count| count.answered + count.failed).sum::<u64>();
-        line("reported = counted", format!("{} = {0}, by key and counter", sum(&self.totals)))?;
-        line("seen by the upstream", sum(&self.seen).to_string())
     }
 }

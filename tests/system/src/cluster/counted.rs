@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::Cluster;
 use super::judge::{self, Counts};
-use crate::eventually::eventually;
 
 /// From the last request until everything about it is stored.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
@@ -16,18 +15,28 @@ impl Cluster {
         self.redis().totals().await
     }
 
-    /// What gateways have reported, read from the stream.
-    pub async fn published(&self) -> io::Result<Counts> {
-        judge::published(&format!("nats://127.0.0.1:{}", self.nats.port)).await
+    /// Where NATS is.
+    pub fn nats_url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.nats.port)
     }
 
-    /// Waits until every report is in the totals, and returns those.
-    pub async fn settled(&self) -> Counts {
-        eventually("what was reported is counted", SETTLED_WITHIN, || async {
-            let totals = self.totals().await.ok()?;
-            (self.published().await.ok()? == totals).then_some(totals)
-        })
-        .await
+    /// What gateways have reported, read from the stream.
+    pub async fn published(&self) -> io::Result<Counts> {
+        judge::published(&self.nats_url()).await
+    }
+
+    /// What is stored, once that is what was reported, by key and counter; nothing if it does not become that.
+    pub async fn counted(&self) -> Option<Counts> {
+        let start = Instant::now();
+        while start.elapsed() < SETTLED_WITHIN {
+            if let (Ok(totals), Ok(published)) = (self.totals().await, self.published().await)
+                && totals == published
+            {
+                return Some(totals);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        None
     }
 
     /// Waits until the totals are what the simulator saw.

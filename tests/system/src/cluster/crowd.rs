@@ -7,16 +7,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::client::Client;
+use crate::client::{Answer, Client};
 
 /// As many requests are remembered one by one.
 const MOST_ODD: usize = 20;
+
+/// As many are remembered with their times; later ones are in the sums only.
+const MOST_SAMPLES: usize = 1_000_000;
 
 /// The gateways that a load balancer sends clients to. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Front(Arc<Mutex<Vec<Client>>>);
 
 impl Front {
+    /// Everybody is sent to one place, which sees further.
+    pub fn to(client: Client) -> Self {
+        let front = Self::default();
+        front.set(vec![client]);
+        front
+    }
+
     pub(super) fn set(&self, clients: Vec<Client>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = clients;
     }
@@ -67,68 +77,129 @@ impl Tally {
     }
 }
 
+/// One request.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// When it was sent.
+    pub began: Instant,
+    /// When it had ended.
+    pub ended: Instant,
+    /// The status of a whole answer; 0: there was none.
+    pub status: u16,
+}
+
+/// What a client may ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// Of which model.
+    pub model: &'static str,
+    /// As a stream.
+    pub stream: bool,
+}
+
 /// Running clients.
 #[derive(Debug)]
 pub struct Crowd {
     stop: watch::Sender<bool>,
-    tally: Arc<Mutex<Tally>>,
+    record: Arc<Mutex<Record>>,
     clients: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    tally: Tally,
+    samples: Vec<Sample>,
 }
 
 impl Crowd {
     /// `size` clients, each of which asks `model` and then rests for about `pause`.
-    pub fn start(front: &Front, size: u64, pause: Duration, model: &str, seed: u64) -> Self {
+    pub fn start(front: &Front, size: u64, pause: Duration, model: &'static str, seed: u64) -> Self {
+        Self::wishing(front, size, pause, &[Wish { model, stream: false }], seed)
+    }
+
+    /// As [`Crowd::start`], and each request is for one of these.
+    pub fn wishing(front: &Front, size: u64, pause: Duration, wishes: &[Wish], seed: u64) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let record = Arc::new(Mutex::new(Record::default()));
         let mut clients = JoinSet::new();
         for client in 0..size {
             let random = fastrand::Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(client));
-            let (front, model, tally) = (front.clone(), model.to_owned(), tally.clone());
-            clients.spawn(live(front, model, random, pause, stopped.clone(), tally));
+            let wishes = wishes.to_vec();
+            let life = Life { front: front.clone(), wishes, random, pause, record: record.clone() };
+            clients.spawn(life.live(stopped.clone()));
         }
-        Self { stop, tally, clients }
+        Self { stop, record, clients }
     }
 
     /// What became of their requests so far.
     pub fn tally(&self) -> Tally {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).tally.clone()
+    }
+
+    /// Their requests so far, in the order in which they ended.
+    pub fn samples(&self) -> Vec<Sample> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).samples.clone()
     }
 
     /// Lets every client end its request, and says what became of all.
-    pub async fn stop(mut self) -> Tally {
+    pub async fn stop(self) -> Tally {
+        self.end().await.0
+    }
+
+    /// As [`Crowd::stop`], with each request.
+    pub async fn end(mut self) -> (Tally, Vec<Sample>) {
         self.stop.send_replace(true);
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a client lives until it is stopped");
         }
-        self.tally()
+        let record = std::mem::take(&mut *self.record.lock().unwrap_or_else(PoisonError::into_inner));
+        (record.tally, record.samples)
     }
 }
 
-async fn live(
+/// One client.
+struct Life {
     front: Front,
-    model: String,
-    mut random: fastrand::Rng,
+    wishes: Vec<Wish>,
+    random: fastrand::Rng,
     pause: Duration,
-    mut stop: watch::Receiver<bool>,
-    tally: Arc<Mutex<Tally>>,
-) {
-    let start = Instant::now();
-    loop {
-        // From a half to one and a half of it.
-        let rest = pause.mul_f64(0.5 + random.f64());
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
-            () = tokio::time::sleep(rest) => {}
+    record: Arc<Mutex<Record>>,
+}
+
+impl Life {
+    async fn live(mut self, mut stop: watch::Receiver<bool>) {
+        let start = Instant::now();
+        loop {
+            // From a half to one and a half of it.
+            let rest = self.pause.mul_f64(0.5 + self.random.f64());
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(rest) => {}
+            }
+            let Wish { model, stream } = self.wishes[self.random.usize(..self.wishes.len())];
+            let began = Instant::now();
+            let answer = self.front.pick(&mut self.random).chat(model, stream).await;
+            let (status, end) = match answer {
+                Ok(answer) if !answer.whole || (stream && !is_done(&answer)) => {
+                    (0, "broken answer".to_owned())
+                }
+                Ok(answer) => (answer.status, answer.status.to_string()),
+                Err(error) if error.is_connect() => (0, "no connection".to_owned()),
+                Err(_) => (0, "no answer".to_owned()),
+            };
+            let odd = if status == 200 { Vec::new() } else { vec![(start.elapsed(), end.clone())] };
+            let ended = Instant::now();
+            let one = Tally { ends: BTreeMap::from([(end, 1)]), slowest: ended - began, odd };
+            let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            record.tally.add(&one);
+            if record.samples.len() < MOST_SAMPLES {
+                record.samples.push(Sample { began, ended, status });
+            }
         }
-        let began = Instant::now();
-        let end = match front.pick(&mut random).chat(&model, false).await {
-            Ok(answer) if !answer.whole => "broken answer".to_owned(),
-            Ok(answer) => answer.status.to_string(),
-            Err(error) if error.is_connect() => "no connection".to_owned(),
-            Err(_) => "no answer".to_owned(),
-        };
-        let odd = if end == "200" { Vec::new() } else { vec![(start.elapsed(), end.clone())] };
-        let one = Tally { ends: BTreeMap::from([(end, 1)]), slowest: began.elapsed(), odd };
-        tally.lock().unwrap_or_else(PoisonError::into_inner).add(&one);
     }
+}
+
+/// A stream of an answer ends with a mark of its own; another answer needs none.
+fn is_done(answer: &Answer) -> bool {
+    answer.status != 200 || answer.text.ends_with("data: [DONE]\n\n")
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyfleet_simulator::Received;
 use serde_json::Value;
@@ -66,6 +66,45 @@ fn most_in_a_minute(times: &mut [u64]) -> u64 {
         last + 1 - times[..=last].partition_point(past)
     });
     counts.max().unwrap_or_default() as u64
+}
+
+/// How much of a minute's quota the upstream had left, at any moment.
+#[derive(Debug)]
+pub struct Left {
+    started: Instant,
+    /// Of every bucket that was used, when; in microseconds.
+    times: Vec<Vec<u64>>,
+    buckets: u64,
+    rpm: u64,
+}
+
+impl Left {
+    /// Of so many buckets with this limit each. `started` is the zero of the log's times.
+    pub fn of(log: &[Received], started: Instant, buckets: usize, rpm: u64) -> Self {
+        let mut times: BTreeMap<(&str, &str), Vec<u64>> = BTreeMap::new();
+        for request in generations(log) {
+            let bucket = (
+                request.project.as_deref().unwrap_or_default(),
+                request.model.as_deref().unwrap_or_default(),
+            );
+            times.entry(bucket).or_default().push(request.mono_us);
+        }
+        for times in times.values_mut() {
+            times.sort_unstable();
+        }
+        Self { started, times: times.into_values().collect(), buckets: buckets as u64, rpm }
+    }
+
+    /// What could have been asked then beyond what was asked in the minute before.
+    pub fn at(&self, moment: Instant) -> u64 {
+        let now = moment.saturating_duration_since(self.started).as_micros();
+        let used = |times: &Vec<u64>| {
+            let from = times.partition_point(|at| u128::from(*at) + MINUTE.as_micros() <= now);
+            (times.partition_point(|at| u128::from(*at) <= now) - from) as u64
+        };
+        let spent: u64 = self.times.iter().map(|times| used(times).min(self.rpm)).sum();
+        (self.buckets * self.rpm).saturating_sub(spent)
+    }
 }
 
 /// What the simulator saw, by key and model.

@@ -43,6 +43,14 @@ impl Cluster {
         }
     }
 
+    /// Changes what the configuration says beyond the keys, NATS and Redis, while everybody runs.
+    pub fn reconfigure(&mut self, more: serde_json::Value) {
+        self.options.config = more;
+        for member in self.coordinators.iter().chain(&self.gateways) {
+            self.configure(member.process.folder(), member.links.as_ref());
+        }
+    }
+
     /// Adds a gateway, and sends clients to it when it is ready.
     pub async fn grow(&mut self) {
         let member = self.member("gateway", self.gateways.len()).await;

@@ -56,6 +56,15 @@ impl Process {
         self.child = Some(child.unwrap_or_else(|error| panic!("{:?}: {error}", self.program)));
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its number, while it runs.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     pub(super) fn runs(&self) -> bool {
         self.child.is_some()
     }
@@ -105,7 +114,10 @@ impl Process {
     pub(super) fn write_config(folder: &Path, config: &serde_json::Value) {
         fs::create_dir_all(folder).expect("a folder for the process");
         let text = serde_json::to_string_pretty(config).expect("a configuration");
-        fs::write(folder.join("config.yaml"), text).expect("the configuration is written");
+        // As a whole: somebody may be reading the one that is there.
+        let draft = folder.join("config.draft");
+        fs::write(&draft, text).expect("the configuration is written");
+        fs::rename(draft, folder.join("config.yaml")).expect("the configuration is written");
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 
 use super::judge::{Count, Counts};
 
@@ -58,6 +60,24 @@ impl Redis {
         Ok(texts)
     }
 
+    /// Listens to everything that the server is told, from when this returns.
+    pub async fn monitor(&self) -> io::Result<Monitor> {
+        let mut wire = BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).await?);
+        wire.write_all(b"MONITOR\r\n").await?;
+        let mut line = String::new();
+        wire.read_line(&mut line).await?;
+        let told = Arc::<Mutex<Vec<_>>>::default();
+        let notes = told.clone();
+        let task = tokio::spawn(async move {
+            let mut line = String::new();
+            while wire.read_line(&mut line).await.is_ok_and(|n| n > 0) {
+                notes.lock().unwrap_or_else(PoisonError::into_inner).extend(command(&line));
+                line.clear();
+            }
+        });
+        Ok(Monitor { told, task: task.abort_handle() })
+    }
+
     /// The epoch and the revision of the leader, and how many commits there were; zeros when nobody ever led.
     pub async fn position(&self) -> io::Result<[u64; 3]> {
         let fields = self.ask(&["HMGET", &format!("{KEYS}meta"), "epoch", "rev", "commit"]).await?;
@@ -75,5 +95,43 @@ impl Redis {
             counts.insert((key, model), Count { answered: count("answered"), failed: count("failed") });
         }
         Ok(counts)
+    }
+}
+
+/// Hears what a Redis is told, until it is dropped.
+#[derive(Debug)]
+pub struct Monitor {
+    told: Arc<Mutex<Vec<(u16, String)>>>,
+    task: AbortHandle,
+}
+
+impl Monitor {
+    /// Every command so far, with the port from which it came.
+    pub fn told(&self) -> Vec<(u16, String)> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// `+TIME [DB HOST:PORT] "COMMAND" …`; what a script does in turn comes from nowhere.
+fn command(line: &str) -> Option<(u16, String)> {
+    let (from, command) = line.trim_end().split_once(" [")?.1.split_once("] ")?;
+    Some((from.rsplit_once(':')?.1.parse().ok()?, command.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_monitored_command_says_where_it_came_from() {
+        let told = command("+1764.5 [0 127.0.0.1:54321] \"GET\" \"a ] b\"\r\n");
+        assert_eq!(told, Some((54_321, "\"GET\" \"a ] b\"".to_owned())));
+        assert_eq!(command("+1764.5 [0 lua] \"GET\" \"a\"\r\n"), None);
     }
 }
