@@ -3,10 +3,12 @@
 //! The upstream has no limits of its own here: it counts, and a scenario says what it may have counted.
 
 mod alone;
+mod hot_path;
 mod operators;
 mod outages;
 mod quotas;
 mod replicas;
+mod rolling;
 mod takeover;
 
 use std::time::{Duration, Instant};

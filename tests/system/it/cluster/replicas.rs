@@ -7,7 +7,7 @@ use keyfleet_tests::{Client, Cluster, ClusterOptions, Crowd, Part, eventually, r
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{MODEL, SOON, assert_kept_to, chat, limited, used};
+use super::{MODEL, SOON, assert_kept_to, chat, limited, take_all, used};
 
 /// Ten times what is seen on a busy machine.
 const SPREAD_WITHIN: Duration = Duration::from_millis(500);
@@ -121,16 +121,38 @@ async fn come_and_go_and_no_request_fails() {
         .await;
     };
     more(60).await;
-    cluster.grow().await;
-    cluster.grow().await;
+    for _ in 1..5 {
+        cluster.grow().await;
+    }
     more(120).await;
-    cluster.shrink().await;
-    cluster.shrink().await;
+    for _ in 2..5 {
+        cluster.shrink().await;
+    }
     more(60).await;
     let tally = crowd.stop().await;
     assert_eq!(tally.ends.len(), 1, "every answer is a 200: {tally:?}");
     assert_kept_to(&cluster, 600);
     // Those that went have reported everything first.
+    cluster.settled_as_seen().await;
+}
+
+/// What is changed in the file holds for leases that gateways ask for and for what they send, without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follow_a_limit_that_is_raised_while_they_run() {
+    let mut cluster = Cluster::start(World::pool(2, 1), ClusterOptions::new(limited(10))).await;
+    take_all(cluster.front(), Duration::from_secs(3)).await;
+    let before = used(&cluster);
+    assert!((18..=20).contains(&before), "{before} of 20");
+    cluster.reconfigure(limited(30));
+    eventually("the new limit is used", SOON, || async {
+        for gateway in 0..3 {
+            chat(&cluster, gateway).await;
+        }
+        (used(&cluster) >= 56).then_some(())
+    })
+    .await;
+    take_all(cluster.front(), Duration::from_secs(2)).await;
+    assert_kept_to(&cluster, 30);
     cluster.settled_as_seen().await;
 }
 
