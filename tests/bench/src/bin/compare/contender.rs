@@ -4,11 +4,12 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use keyfleet_bench::Report;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lab::{Lab, free_address};
 use crate::process::{Process, Usage};
@@ -16,7 +17,7 @@ use crate::upstream::Upstream;
 use crate::wire;
 
 /// The token of the gateway's client.
-const TOKEN: &str = "bench-client-token-of-a-usual-length";
+pub(crate) const TOKEN: &str = "bench-client-token-of-a-usual-length";
 
 /// A way to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,9 +127,22 @@ impl Running<'_> {
 
 /// The whole product: clients with a token, a pool of keys, the request log into a pipe, metrics, state on disk.
 fn gateway(lab: &Lab, address: SocketAddr, upstream: &Upstream) -> io::Result<Command> {
+    let file = gateway_config(lab, address, upstream, &json!({}))?;
+    let mut command = lab.program("gateway");
+    command.arg("--config").arg(file);
+    Ok(command)
+}
+
+/// What a gateway is told, and `more`.
+pub(crate) fn gateway_config(
+    lab: &Lab,
+    address: SocketAddr,
+    upstream: &Upstream,
+    more: &Value,
+) -> io::Result<PathBuf> {
     let state = lab.file("state.json");
     let _ = fs::remove_file(&state);
-    let config = json!({
+    let mut config = json!({
         "server": {
             "host": address.ip(),
             "port": address.port(),
@@ -144,11 +158,12 @@ fn gateway(lab: &Lab, address: SocketAddr, upstream: &Upstream) -> io::Result<Co
         // The quota test's windows last seconds: what its errors call a minute must not be believed.
         "quota": {"learn_limits": false},
     });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        config[name] = value.clone();
+    }
     let file = lab.file("config.yaml");
     fs::write(&file, serde_json::to_string_pretty(&config)?)?;
-    let mut command = lab.program("gateway");
-    command.arg("--config").arg(file);
-    Ok(command)
+    Ok(file)
 }
 
 fn bare(lab: &Lab, address: SocketAddr, upstream: &Upstream) -> Command {
