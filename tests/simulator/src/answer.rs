@@ -83,6 +83,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) usage: bool,
     /// No candidate at all, as for a prompt that was blocked.
     pub(crate) empty: bool,
+    /// Nothing but Google's word for why it ended.
+    pub(crate) blank: Option<&'a str>,
     pub(crate) chance: Chance,
 }
 

@@ -25,6 +25,9 @@ use crate::state::State;
 use crate::world::Model;
 use crate::{batches, compat, embed, files, models, native, operations, pace, resources, search, tuned};
 
+/// The largest body of embeddings.
+const EMBEDDED_BYTES: usize = 4 * 1024 * 1024;
+
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) state: &'a Arc<State>,
@@ -39,6 +42,7 @@ pub(crate) struct Call<'a> {
     pub(crate) charged: bool,
     pub(crate) usage: bool,
     pub(crate) empty: bool,
+    pub(crate) blank: Option<&'a str>,
     pub(crate) now_ms: i64,
     pub(crate) chance: Chance,
 }
@@ -118,10 +122,15 @@ impl<'a> Call<'a> {
             return Ok(());
         }
         auth::billing(self.caller, self.pool)?;
-        let tokens = self.prompt_tokens();
+        let (tokens, spending) = (self.prompt_tokens(), &self.caller.ledger.spending);
+        if !spending.allows(self.now_ms) {
+            return Err(exhausted::spend_rate());
+        }
         self.caller.ledger.admit(model, tokens, &self.state.clock).map_err(|violations| {
             exhausted::quota(&violations, self.metered(model), self.pool.world.quota, &mut self.chance)
-        })
+        })?;
+        spending.add(tokens + self.pool.script.plain.tokens, self.now_ms);
+        Ok(())
     }
 
     /// Billing of work that is done later, and the quota of its own that a limit can be set for by `what`.
@@ -156,6 +165,7 @@ impl<'a> Call<'a> {
         let method = if ask.stream { "streamGenerateContent" } else { "generateContent" };
         let model = self.model(&ask.model, method, Some(false))?;
         let tokens = self.prompt_tokens();
+        self.check_size(self.pool.world.inline_bytes)?;
         if tokens > model.input_token_limit {
             return Err(errors::bad_request(
                 "400:too_long",
@@ -179,6 +189,7 @@ impl<'a> Call<'a> {
             created_s: self.now_ms / 1000,
             usage: self.usage,
             empty: self.empty,
+            blank: self.blank,
             chance: self.chance.clone(),
         };
         let framing = if events_asked(self.head.uri.query()) { Framing::Events } else { Framing::Array };
@@ -189,6 +200,10 @@ impl<'a> Call<'a> {
             (_, false) => native::plain(&mut turn),
         };
         Ok(self.paced(rendered))
+    }
+
+    fn check_size(&self, limit: usize) -> Result<(), Failure> {
+        if self.body.len() > limit { Err(errors::payload_size(limit)) } else { Ok(()) }
     }
 
     pub(crate) fn paced(&mut self, rendered: Rendered) -> Reply {
@@ -230,6 +245,7 @@ impl<'a> Call<'a> {
         let ask =
             if compat { ask::compat_embeddings(fields)? } else { ask::native_embeddings(fields, batch)? };
         let model = self.model(&id, "embedContent", Some(true))?;
+        self.check_size(EMBEDDED_BYTES)?;
         self.charge(&model.id)?;
         let rendered = if compat {
             embed::compat(&ask, &model.id, model.dimensions)

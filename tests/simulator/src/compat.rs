@@ -18,13 +18,14 @@ pub(crate) fn plain(turn: &mut Turn<'_>) -> Rendered {
         text.push_str("],");
     } else {
         let reason = if turn.calls.is_empty() { "stop" } else { "tool_calls" };
+        let reason = turn.blank.map_or(reason, finish_reason);
         let _ = write!(text, "{{\"finish_reason\":\"{reason}\",\"index\":0,\"message\":{{");
-        if turn.calls.is_empty() {
+        if turn.calls.is_empty() && turn.blank.is_none() {
             let thought = if turn.shows_thoughts() { thought_text() } else { String::new() };
             let _ = write!(text, "\"content\":\"{thought}{}\",", turn.script.plain.escaped);
         }
         text.push_str("\"role\":\"assistant\"");
-        if !turn.calls.is_empty() {
+        if !turn.calls.is_empty() && turn.blank.is_none() {
             text.push_str(",\"tool_calls\":[");
             for (at, call) in turn.calls.iter().enumerate() {
                 let comma = if at == 0 { "" } else { "," };
@@ -45,6 +46,10 @@ pub(crate) fn stream(turn: &mut Turn<'_>) -> Rendered {
     let mut frames = Frames::new(turn.script.chunks.len() + 2, bytes);
     if turn.empty {
         frame(&mut frames, turn, None, 0);
+        return Rendered::event_stream(frames.done, DONE);
+    }
+    if turn.blank.is_some() {
+        frame(&mut frames, turn, Some((&["\"role\":\"assistant\""], true)), 0);
         return Rendered::event_stream(frames.done, DONE);
     }
     let mut tokens = 0;
@@ -81,7 +86,13 @@ fn frame(frames: &mut Frames, turn: &Turn<'_>, delta: Option<(&[&str], bool)>, t
         for part in parts {
             frames.push(part);
         }
-        frames.push(if last { "},\"finish_reason\":\"stop\",\"index\":0}" } else { "},\"index\":0}" });
+        if last {
+            frames.push("},\"finish_reason\":\"");
+            frames.push(turn.blank.map_or("stop", finish_reason));
+            frames.push("\",\"index\":0}");
+        } else {
+            frames.push("},\"index\":0}");
+        }
     }
     frames.push("],");
     frames.push(&tail(turn, "chat.completion.chunk", tokens));
@@ -98,7 +109,7 @@ fn tail(turn: &Turn<'_>, object: &str, completion: u64) -> String {
         turn.created_s
     );
     if turn.usage {
-        let completion = if turn.empty { 0 } else { completion };
+        let completion = if turn.empty || turn.blank.is_some() { 0 } else { completion };
         let usage: Usage = turn.usage(completion);
         text.push_str(",\"usage\":{\"completion_tokens\":");
         let _ = write!(text, "{}", usage.completion);
@@ -114,6 +125,15 @@ fn tail(turn: &Turn<'_>, object: &str, completion: u64) -> String {
     }
     text.push('}');
     text
+}
+
+/// Of Google's words two have been translated; the others have been seen as they are.
+fn finish_reason(googles: &str) -> &str {
+    match googles {
+        "STOP" => "stop",
+        "MAX_TOKENS" => "length",
+        other => other,
+    }
 }
 
 fn thought_text() -> String {

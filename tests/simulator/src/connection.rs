@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,12 +34,18 @@ pub(crate) struct Link {
     pub(crate) id: u64,
     pub(crate) local: SocketAddr,
     reset: AtomicBool,
+    farewell: Notify,
 }
 
 impl Link {
     /// The connection is to end with a reset rather than a goodbye.
     pub(crate) fn reset_on_close(&self) {
         self.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// The connection is to take no further requests.
+    pub(crate) fn go_away(&self) {
+        self.farewell.notify_one();
     }
 }
 
@@ -80,20 +87,31 @@ async fn connection(state: &Arc<State>, stream: TcpStream, id: u64) {
     }
     // Both fail only on a socket that is closed already.
     let (Ok(()), Ok(local)) = (stream.set_nodelay(true), stream.local_addr()) else { return };
-    let link = Arc::new(Link { id, local, reset: AtomicBool::new(false) });
+    let link = Arc::new(Link { id, local, reset: AtomicBool::new(false), farewell: Notify::new() });
     let socket = Socket { stream, link: Arc::clone(&link) };
+    let Some(tls) = &state.tls else { return converse(state, socket, link).await };
+    if let Ok(Ok(socket)) = tokio::time::timeout(HANDSHAKE, tls.acceptor.accept(socket)).await {
+        converse(state, socket, link).await;
+    }
+}
+
+/// Answers requests until either side has had enough.
+async fn converse(
+    state: &Arc<State>,
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    link: Arc<Link>,
+) {
     let service = service_fn(|request| exchange::serve(Arc::clone(state), Arc::clone(&link), request));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().half_close(false).max_headers(256);
     builder.http2().max_concurrent_streams(1_000).max_header_list_size(256 * 1024);
+    let mut talk = pin!(builder.serve_connection(TokioIo::new(socket), service));
     // What ends a connection early is a client that left or a rule; both are in the log.
-    let Some(tls) = &state.tls else {
-        let _ = builder.serve_connection(TokioIo::new(socket), service).await;
-        return;
-    };
-    if let Ok(Ok(socket)) = tokio::time::timeout(HANDSHAKE, tls.acceptor.accept(socket)).await {
-        let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+    tokio::select! {
+        _ = talk.as_mut() => return,
+        () = link.farewell.notified() => talk.as_mut().graceful_shutdown(),
     }
+    let _ = talk.await;
 }
 
 /// A stream that can be told to end with a reset.

@@ -104,6 +104,7 @@ fn generated(call: &mut Call<'_>, ask: &Ask, bytes: usize, render: fn(&mut Turn<
         created_s: call.now_ms / 1000,
         usage: true,
         empty: false,
+        blank: None,
         chance: call.chance.clone(),
     };
     value(&render(&mut turn))

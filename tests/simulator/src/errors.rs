@@ -315,6 +315,20 @@ pub(crate) fn file_forbidden(id: &str) -> Failure {
     denied("403:file", format!("You do not have permission to access the File {id} or it may not exist."))
 }
 
+/// A video that is not ready yet.
+pub(crate) fn file_not_active(id: &str) -> Failure {
+    let message = format!("The File {id} is not in an ACTIVE state and usage is not allowed.");
+    Failure::api("400:file_state", 400, "FAILED_PRECONDITION", message)
+}
+
+pub(crate) fn payload_size(limit: usize) -> Failure {
+    bad_request("400:payload_size", format!("Request payload size exceeds the limit: {limit} bytes."))
+}
+
+pub(crate) fn deadline() -> Failure {
+    Failure::api("504", 504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete.")
+}
+
 pub(crate) fn cache_forbidden() -> Failure {
     denied("403:cached_content", "CachedContent not found (or permission denied)")
 }

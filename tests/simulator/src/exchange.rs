@@ -17,6 +17,7 @@ use crate::call::Call;
 use crate::chance::Chance;
 use crate::connection::Link;
 use crate::control;
+use crate::deadline;
 use crate::errors::{self, Failure};
 use crate::faults::{self, Tongue};
 use crate::log::Received;
@@ -77,6 +78,7 @@ pub(crate) async fn serve(
         }
         Err(failure) => Reply::failure(&failure, visit.route.dialect(head.uri.query())),
     };
+    let reply = deadline::keep(reply, &head.headers, visit.tongue());
     if !reply.delay.is_zero() {
         state.update(visit.seq, |entry| reply.tag.as_ref().clone_into(&mut entry.outcome));
         tokio::time::sleep(reply.delay).await;
@@ -214,6 +216,7 @@ impl<'a> Visit<'a> {
             charged: rule.as_ref().is_none_or(|rule| rule.through_quota),
             usage: action != Some(&Action::NoUsage),
             empty: action == Some(&Action::EmptyCandidates),
+            blank: action.and_then(Action::blank),
             now_ms: self.at_ms,
             chance: self.chance.clone(),
         };
@@ -229,10 +232,20 @@ impl<'a> Visit<'a> {
             }
             None => call.answer(fields)?,
         };
-        let tongue = Tongue { surface: self.route.surface, dialect, brotli: self.accepts_brotli() };
-        faults::shape(action, &mut reply, call.mention(&model), tongue, &mut chance);
+        faults::shape(action, &mut reply, call.mention(&model), self.tongue(), &mut chance);
+        if *action == Action::GoAway {
+            self.link.go_away();
+            if self.head.version < http::Version::HTTP_2 {
+                reply.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+            }
+        }
         reply.tag = action.tag().into();
         Ok(Verdict::Answer(reply))
+    }
+
+    fn tongue(&self) -> Tongue {
+        let dialect = self.route.dialect(self.head.uri.query());
+        Tongue { surface: self.route.surface, dialect, brotli: self.accepts_brotli() }
     }
 
     fn accepts_brotli(&self) -> bool {

@@ -76,17 +76,20 @@ pub(crate) fn quota(
     }
     let longest = violations.iter().map(|violation| violation.retry_ms).max().unwrap_or(0);
     let retry_ms = if spec.retry_delay_zero { 0 } else { longest };
+    let mut delay = format!("{}s", retry_ms / 1000);
     if !spec.omit_retry_info {
         let decimals = if spec.retry_delay_zero { 0 } else { chance.below(1_000_000) };
-        let _ =
-            write!(message, "\nPlease retry in {}.{:03}{decimals:06}s.", retry_ms / 1000, retry_ms % 1000);
+        let fine = format!("{}.{:03}{decimals:06}s", retry_ms / 1000, retry_ms % 1000);
+        let _ = write!(message, "\nPlease retry in {fine}.");
+        if spec.retry_delay_fine {
+            delay = fine;
+        }
     }
     let mut details = Vec::new();
     if !spec.omit_details {
         details.push(help());
         details.push(json!({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": listed}));
         if !spec.omit_retry_info {
-            let delay = format!("{}s", retry_ms / 1000);
             details.push(json!({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}));
         }
         if spec.shuffle_details {
@@ -153,6 +156,27 @@ pub(crate) fn billing_cap() -> Failure {
     let message = "Your billing account has exceeded its monthly spending cap. Please go to AI Studio at \
                    https://ai.studio/projects to manage your project and billing.";
     Failure::api("429:billing_cap", 429, EXHAUSTED, message)
+}
+
+/// The text of this one is not known.
+pub(crate) fn spend_rate() -> Failure {
+    Failure::api(
+        "429:spend_rate",
+        429,
+        EXHAUSTED,
+        "Your project has exceeded its spend-based rate limit. Please try again later.",
+    )
+}
+
+/// No more files. The metric is named after what is used up, not after a time.
+pub(crate) fn storage(limit: u64) -> Failure {
+    let violation = json!({
+        "quotaMetric": "generativelanguage.googleapis.com/file_storage_bytes",
+        "quotaId": "FileStorageBytesPerProject", "quotaValue": limit.to_string(),
+    });
+    Failure::api("429:storage", 429, EXHAUSTED, PREAMBLE)
+        .with(help())
+        .with(json!({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]}))
 }
 
 pub(crate) fn sorry_page() -> Failure {

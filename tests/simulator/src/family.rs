@@ -105,6 +105,8 @@ families! {
     SpendingCap = "spending_cap",
     /// 429 spending cap of the billing account.
     BillingCap = "billing_cap",
+    /// 429 of the limiter that counts what a project spends in ten minutes.
+    SpendRate = "spend_rate",
     /// 429 as HTML, for the address.
     Html429 = "html_429",
     /// 499 CANCELLED.
@@ -146,10 +148,7 @@ impl Family {
                 "The input token count (1200293) exceeds the maximum number of tokens allowed (1048576).",
             ),
             Self::ThoughtSignature => crate::tools::missing_signature("get_weather", 2),
-            Self::PayloadSize => errors::bad_request(
-                "400:payload_size",
-                "Request payload size exceeds the limit: 20971520 bytes.",
-            ),
+            Self::PayloadSize => errors::payload_size(20_971_520),
             Self::Location => errors::location(),
             Self::ModelNotAvailable => errors::model_not_available(of.metered.model),
             Self::ApiKeyInvalid => errors::key_invalid(),
@@ -189,6 +188,7 @@ impl Family {
             Self::Prepay => exhausted::prepay_depleted(),
             Self::SpendingCap => exhausted::spending_cap(),
             Self::BillingCap => exhausted::billing_cap(),
+            Self::SpendRate => exhausted::spend_rate(),
             Self::Html429 => exhausted::sorry_page(),
             Self::Cancelled => Failure::api("499", 499, "CANCELLED", "The operation was cancelled."),
             Self::Internal => Failure::api(
@@ -209,12 +209,7 @@ impl Family {
             Self::Overloaded2025 => {
                 Failure::api("503", 503, "UNAVAILABLE", "The model is overloaded. Please try again later.")
             }
-            Self::Deadline => Failure::api(
-                "504",
-                504,
-                "DEADLINE_EXCEEDED",
-                "Deadline expired before operation could complete.",
-            ),
+            Self::Deadline => errors::deadline(),
             _ => exhausted::bare(),
         }
     }

@@ -13,7 +13,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use crate::brotli::Encoder;
 use crate::chance::Chance;
 use crate::compat;
-use crate::errors::Dialect;
+use crate::errors::{Dialect, Failure};
 use crate::family::Mention;
 use crate::reply::{FOREVER, Reply, Step, length};
 use crate::route::Surface;
@@ -87,14 +87,7 @@ pub(crate) fn shape(
         }
         Action::TruncateAt { bytes } => truncate(reply, *bytes),
         Action::ErrorEvent { after_chunks, family, wrapped } if !reply.sized => {
-            let failure = family.failure(of, chance);
-            let text = match (tongue.dialect, surface) {
-                (Dialect::Interactions, _) => {
-                    format!("event: error\ndata: {}\n\n", failure.render_interaction_event())
-                }
-                (_, Surface::Compat) => format!("data: {}\n\n", failure.render_inline(*wrapped)),
-                _ => format!("data: {}\r\n\r\n", failure.render_inline(*wrapped)),
-            };
+            let text = event(&family.failure(of, chance), tongue, *wrapped);
             replace_tail(reply, *after_chunks, text);
         }
         Action::RawTail { after_chunks, family } if !reply.sized => {
@@ -110,6 +103,17 @@ pub(crate) fn shape(
             reply.steps.push_back(Step::Data(Bytes::from_static(compat::DONE)));
         }
         _ => {}
+    }
+}
+
+/// An error as an event of a stream.
+pub(crate) fn event(failure: &Failure, tongue: Tongue, wrapped: bool) -> String {
+    match (tongue.dialect, tongue.surface) {
+        (Dialect::Interactions, _) => {
+            format!("event: error\ndata: {}\n\n", failure.render_interaction_event())
+        }
+        (_, Surface::Compat) => format!("data: {}\n\n", failure.render_inline(wrapped)),
+        _ => format!("data: {}\r\n\r\n", failure.render_inline(wrapped)),
     }
 }
 
@@ -131,7 +135,7 @@ fn replace_tail(reply: &mut Reply, after_chunks: usize, text: String) {
     reply.steps.push_back(Step::Data(Bytes::from(text)));
 }
 
-fn break_off(reply: &mut Reply) {
+pub(crate) fn break_off(reply: &mut Reply) {
     reply.steps.push_back(Step::Flush);
     reply.steps.push_back(Step::Abort);
 }

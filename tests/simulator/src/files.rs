@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use memchr::memmem;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -11,6 +12,8 @@ use crate::chance::LOWER;
 use crate::clock::rfc3339;
 use crate::errors::{self, Failure};
 use crate::exchange::hex;
+use crate::exhausted;
+use crate::jobs::{Job, JobSpec, Stage};
 use crate::models;
 use crate::reply::Reply;
 use crate::resources;
@@ -21,6 +24,25 @@ use crate::store::{Resource, Session, upload_id};
 const LIFETIME_MS: i64 = 48 * 3_600_000;
 /// The longest file that is kept.
 const MAX_FILE: usize = 256 * 1024 * 1024;
+
+/// The limits of stored files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FileSpec {
+    /// How long a video is in state `PROCESSING`, on the virtual clock. All other files are `ACTIVE` at once.
+    pub processing_ms: u64,
+    /// The largest file, by what its upload announces or brings.
+    pub file_bytes: u64,
+    /// All files of one project together.
+    pub project_bytes: u64,
+}
+
+impl Default for FileSpec {
+    fn default() -> Self {
+        const GIB: u64 = 1024 * 1024 * 1024;
+        Self { processing_ms: 5_000, file_bytes: 2 * GIB, project_bytes: 20 * GIB }
+    }
+}
 
 pub(crate) fn upload(call: &mut Call<'_>, search_store: Option<&str>) -> Result<Reply, Failure> {
     let command = header(call, "x-goog-upload-command").unwrap_or_default().to_ascii_lowercase();
@@ -52,6 +74,8 @@ pub(crate) fn upload(call: &mut Call<'_>, search_store: Option<&str>) -> Result<
 fn start(call: &mut Call<'_>, search_store: Option<&str>) -> Result<Reply, Failure> {
     let id = call.chance.id(48, crate::chance::MIXED);
     let session = session(call, search_store)?;
+    let announced = header(call, "x-goog-upload-header-content-length").and_then(|text| text.parse().ok());
+    check_room(call, announced.unwrap_or(0))?;
     if !call.state.store.open_session(&id, session) {
         return Err(errors::bad_request("400:uploads", "Too many uploads."));
     }
@@ -130,6 +154,7 @@ fn store(call: &mut Call<'_>, session: Session) -> Result<Reply, Failure> {
         let document = search::Document { name, mime_type: session.mime_type, size: session.data.len() };
         return search::take_in(call, to, &document, &format!("fileSearchStores/{to}/upload"));
     }
+    check_room(call, session.data.len() as u64)?;
     let id = session.name.unwrap_or_else(|| call.chance.id(12, LOWER));
     let now = rfc3339(call.now_ms);
     let mut body = json!({
@@ -142,11 +167,40 @@ fn store(call: &mut Call<'_>, session: Session) -> Result<Reply, Failure> {
     if let Some(display_name) = session.display_name {
         body["displayName"] = json!(display_name);
     }
-    let reply = whole(models::pretty(&json!({"file": body})));
+    let processing = JobSpec { waiting_ms: 0, running_ms: call.pool.world.files.processing_ms };
+    let job = session.mime_type.starts_with("video/").then(|| Job::new(processing, call.now_ms, Value::Null));
     let content = Bytes::from(session.data);
-    let file = Resource { content, ..Resource::new(&session.project, body, call.now_ms, LIFETIME_MS) };
+    let file = Resource { content, job, ..Resource::new(&session.project, body, call.now_ms, LIFETIME_MS) };
+    let reply = whole(models::pretty(&json!({"file": shown(&file, call.now_ms)})));
     call.state.store.put(Kind::Files, &id, file);
     Ok(reply)
+}
+
+/// Refuses more than one file, or all files of the caller's project, may hold.
+fn check_room(call: &Call<'_>, more: u64) -> Result<(), Failure> {
+    let FileSpec { file_bytes, project_bytes, .. } = call.pool.world.files;
+    if more > file_bytes {
+        return Err(errors::bad_request(
+            "400:file_size",
+            format!("The file is larger than {file_bytes} bytes."),
+        ));
+    }
+    let kept = call.state.store.list(Kind::Files, &call.caller.project.id, call.now_ms);
+    let kept: u64 = kept.iter().map(|file| file.content.len() as u64).sum();
+    if kept + more > project_bytes { Err(exhausted::storage(project_bytes)) } else { Ok(()) }
+}
+
+/// A file as it is seen now.
+pub(crate) fn shown(found: &Resource, now_ms: i64) -> Value {
+    let mut body = found.body.clone();
+    if !is_active(found, now_ms) {
+        body["state"] = json!("PROCESSING");
+    }
+    body
+}
+
+fn is_active(file: &Resource, now_ms: i64) -> bool {
+    file.job.as_ref().is_none_or(|job| job.stage(now_ms) == Stage::Done)
 }
 
 /// Keeps what a model makes as a file that can be downloaded from `ready_ms` on; its URI.
@@ -181,7 +235,10 @@ pub(crate) fn check_references(call: &Call<'_>) -> Result<u64, Failure> {
     let (body, mut cached) = (call.body, 0);
     if memmem::find(body, b"fileUri").is_some() || memmem::find(body, b"file_uri").is_some() {
         for id in ids_after(body, b"/files/") {
-            resources::own(call, Kind::Files, &id)?;
+            let file = resources::own(call, Kind::Files, &id)?;
+            if !is_active(&file, call.now_ms) {
+                return Err(errors::file_not_active(&id));
+            }
         }
     }
     for (kind, prefix) in [

@@ -37,14 +37,16 @@ struct Generated<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Candidate<'a> {
-    content: Content<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    finish_reason: Option<&'static str>,
+    content: Option<Content<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_reason: Option<&'a str>,
     index: u32,
 }
 
 #[derive(Serialize)]
 struct Content<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     parts: Vec<Part<'a>>,
     role: &'static str,
 }
@@ -128,7 +130,7 @@ pub(crate) fn stream(turn: &mut Turn<'_>, framing: Framing) -> Rendered {
     if tools::signs(turn.model) {
         steps.push((vec![Part { text: Some(""), ..Part::default() }], tokens));
     }
-    if turn.empty {
+    if turn.empty || turn.blank.is_some() {
         steps.truncate(1);
     }
     let last = steps.len().saturating_sub(1);
@@ -172,16 +174,19 @@ fn response<'a>(
     finish_reason: Option<&'static str>,
     tokens: u64,
 ) -> Generated<'a> {
-    let usage = turn.usage(if turn.empty { 0 } else { tokens });
+    let (parts, finish_reason) = turn.blank.map_or((parts, finish_reason), |why| (Vec::new(), Some(why)));
+    let wordless = turn.empty || turn.blank.is_some();
+    let usage = turn.usage(if wordless { 0 } else { tokens });
     let metadata = || Metadata {
         prompt_token_count: usage.prompt,
         cached_content_token_count: (usage.cached > 0).then_some(usage.cached),
-        candidates_token_count: (!turn.empty).then_some(usage.completion),
+        candidates_token_count: (!wordless).then_some(usage.completion),
         total_token_count: usage.total(),
         prompt_tokens_details: [Modality { modality: "TEXT", token_count: usage.prompt }],
         thoughts_token_count: (usage.thoughts > 0).then_some(usage.thoughts),
     };
-    let candidate = Candidate { content: Content { parts, role: "model" }, finish_reason, index: 0 };
+    let content = turn.blank.is_none_or(|why| why == "STOP").then_some(Content { parts, role: "model" });
+    let candidate = Candidate { content, finish_reason, index: 0 };
     Generated {
         candidates: if turn.empty { Vec::new() } else { vec![candidate] },
         prompt_feedback: turn.empty.then(|| serde_json::json!({"blockReason": "PROHIBITED_CONTENT"})),

@@ -14,7 +14,7 @@ use crate::store::Resource;
 use crate::{files, models};
 
 /// The smallest beginning of an MP4 file.
-const VIDEO: &[u8] = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom";
+pub(crate) const VIDEO: &[u8] = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom";
 
 /// Starts an operation under `parent`; what the caller gets to see of it now.
 pub(crate) fn start(call: &mut Call<'_>, parent: &str, metadata: Option<Value>, job: Job) -> Value {

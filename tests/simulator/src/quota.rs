@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::spend::Spending;
 use crate::world::{Limit, Project, QuotaMode, QuotaSpec, World};
 
 /// Accepted calls that the sliding watch remembers for each bucket.
@@ -18,7 +19,10 @@ const MAX_BUCKETS: usize = 4_096;
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
+    pub(crate) spending: Spending,
     limits: Vec<Limit>,
+    /// Of tokens, over all models.
+    shared: Option<Limit>,
     window_ms: i64,
     spec: QuotaSpec,
     books: Mutex<Books>,
@@ -28,6 +32,7 @@ pub(crate) struct Ledger {
 struct Books {
     day: (i64, i64),
     buckets: HashMap<String, Bucket>,
+    shared: Option<Bucket>,
 }
 
 #[derive(Debug)]
@@ -51,7 +56,7 @@ enum Minute {
 pub struct BucketStats {
     /// The project.
     pub project: String,
-    /// The model.
+    /// The model; `*` is what all models share.
     pub model: String,
     /// Calls let through.
     pub accepted: u64,
@@ -85,17 +90,19 @@ pub(crate) enum Dimension {
 impl Ledger {
     pub(crate) fn new(project: &Project, world: &World) -> Self {
         let window_ms = i64::try_from(world.window_ms).unwrap_or(i64::MAX);
-        Self { limits: project.limits.clone(), window_ms, spec: world.quota, books: Mutex::default() }
+        let shared = project.shared_tpm.map(|tpm| Limit { tpm: Some(tpm), ..Limit::default() });
+        let (spending, limits) = (Spending::new(project.spend_limit), project.limits.clone());
+        Self { spending, limits, shared, window_ms, spec: world.quota, books: Mutex::default() }
     }
 
     /// Charges a call, or says every dimension that it would exceed.
     pub(crate) fn admit(&self, model: &str, tokens: u64, clock: &Clock) -> Result<(), Vec<Violation>> {
         let now = clock.now_ms();
         let mut books = self.books.lock();
-        let Books { day, buckets } = &mut *books;
+        let Books { day, buckets, shared } = &mut *books;
         if now < day.0 || now >= day.1 {
             *day = clock.pacific_day(now);
-            for bucket in buckets.values_mut() {
+            for bucket in buckets.values_mut().chain(shared.as_mut()) {
                 bucket.today = 0;
             }
         }
@@ -106,8 +113,22 @@ impl Ledger {
         if !buckets.contains_key(model) {
             buckets.insert(model.to_owned(), Bucket::new(self.limit(model), self.spec.mode, now));
         }
-        let Some(bucket) = buckets.get_mut(model) else { return Ok(()) };
-        bucket.admit(tokens, now, self.window_ms, self.spec.count_rejected)
+        if let (None, Some(limit)) = (&shared, &self.shared) {
+            *shared = Some(Bucket::new(limit.clone(), self.spec.mode, now));
+        }
+        let mut asked = [buckets.get_mut(model), shared.as_mut()];
+        let mut violations = Vec::new();
+        for bucket in asked.iter_mut().flatten() {
+            violations.append(&mut bucket.violations(tokens, now, self.window_ms));
+        }
+        for bucket in asked.into_iter().flatten() {
+            if violations.is_empty() {
+                bucket.accept(tokens, now, self.window_ms);
+            } else {
+                bucket.reject(self.spec.count_rejected);
+            }
+        }
+        if violations.is_empty() { Ok(()) } else { Err(violations) }
     }
 
     pub(crate) fn stats(&self, project: &str) -> Vec<BucketStats> {
@@ -117,7 +138,8 @@ impl Ledger {
             model: model.clone(),
             ..bucket.stats.clone()
         };
-        books.buckets.iter().map(named).collect()
+        let shared = books.shared.iter().map(|bucket| named((&"*".to_owned(), bucket)));
+        books.buckets.iter().map(named).chain(shared).collect()
     }
 
     fn limit(&self, model: &str) -> Limit {
@@ -141,13 +163,8 @@ impl Bucket {
         Self { limit, minute, today: 0, watch: VecDeque::new(), watched_tokens: 0, stats }
     }
 
-    fn admit(
-        &mut self,
-        tokens: u64,
-        now: i64,
-        window_ms: i64,
-        count_rejected: bool,
-    ) -> Result<(), Vec<Violation>> {
+    /// Every dimension that a call would exceed.
+    fn violations(&mut self, tokens: u64, now: i64, window_ms: i64) -> Vec<Violation> {
         self.minute.roll(now, window_ms, &self.limit);
         let mut violations = Vec::new();
         if let Some(limit) = self.limit.rpd.filter(|limit| self.today >= *limit) {
@@ -155,20 +172,19 @@ impl Bucket {
             violations.push(Violation { dimension: Dimension::Day, limit, retry_ms });
         }
         self.minute.check(tokens, now, window_ms, &self.limit, &mut violations);
-        if violations.is_empty() {
-            self.minute.charge(1, tokens);
-            self.today += 1;
-            self.observe(tokens, now, window_ms);
-            return Ok(());
-        }
-        if count_rejected {
+        violations
+    }
+
+    fn reject(&mut self, counts: bool) {
+        if counts {
             self.minute.charge(1, 0);
         }
         self.stats.rejected_429 += 1;
-        Err(violations)
     }
 
-    fn observe(&mut self, tokens: u64, now: i64, window_ms: i64) {
+    fn accept(&mut self, tokens: u64, now: i64, window_ms: i64) {
+        self.minute.charge(1, tokens);
+        self.today += 1;
         let over = |at: i64, len: usize| at <= now - window_ms || len >= WATCHED_CALLS;
         while self.watch.front().is_some_and(|(at, _)| over(*at, self.watch.len())) {
             let gone = self.watch.pop_front().map_or(0, |(_, tokens)| tokens);

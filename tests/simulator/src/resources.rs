@@ -11,7 +11,7 @@ use crate::errors::{self, Failure};
 use crate::reply::Reply;
 use crate::route::{Kind, Surface};
 use crate::store::Resource;
-use crate::{batches, files, interactions, models, search, tuned};
+use crate::{batches, files, interactions, models, search, tuned, videos};
 
 const HOUR_MS: i64 = 3_600_000;
 /// How long anything is kept that has no end of its own.
@@ -31,6 +31,7 @@ pub(crate) fn serve(
             (Kind::Batches, Method::POST) => batches::create_compat(call),
             (Kind::TunedModels, Method::POST) => tuned::create(call),
             (Kind::FileSearchStores, Method::POST) => search::create(call),
+            (Kind::Videos, Method::POST) => videos::create(call),
             (_, Method::GET) => Ok(list(call, kind)),
             _ => Err(errors::not_found_page()),
         };
@@ -64,7 +65,7 @@ pub(crate) fn own(call: &Call<'_>, kind: Kind, id: &str) -> Result<Resource, Fai
         Kind::Files => errors::file_forbidden(id),
         Kind::CachedContents => errors::cache_forbidden(),
         Kind::TunedModels | Kind::FileSearchStores | Kind::Documents => errors::permission_denied(),
-        Kind::Batches | Kind::Interactions | Kind::Operations => errors::no_entity(),
+        Kind::Batches | Kind::Interactions | Kind::Operations | Kind::Videos => errors::no_entity(),
     })
 }
 
@@ -78,7 +79,9 @@ pub(crate) fn shown(call: &Call<'_>, kind: Kind, found: &Resource) -> Value {
         Kind::TunedModels => tuned::shown(found, now),
         Kind::FileSearchStores => search::shown(call, found),
         Kind::Documents => search::shown_document(found, now),
-        Kind::Files | Kind::CachedContents | Kind::Operations => found.body.clone(),
+        Kind::Files => files::shown(found, now),
+        Kind::Videos => videos::shown(found, now),
+        Kind::CachedContents | Kind::Operations => found.body.clone(),
     }
 }
 

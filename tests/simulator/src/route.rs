@@ -75,6 +75,8 @@ pub(crate) enum Kind {
     Documents,
     /// The id is the last part of the name.
     Operations,
+    /// Of the compatible surface.
+    Videos,
 }
 
 impl Kind {
@@ -88,6 +90,7 @@ impl Kind {
             Self::FileSearchStores => "fileSearchStores",
             Self::Documents => "documents",
             Self::Operations => "operations",
+            Self::Videos => "videos",
         }
     }
 }
@@ -119,7 +122,9 @@ impl Route {
             Op::BatchEmbed(_) | Op::CompatEmbeddings => "GenerativeService.BatchEmbedContents",
             Op::Batch { embeds: false, .. } => "GenerativeService.BatchGenerateContent",
             Op::Batch { .. } => "GenerativeService.AsyncBatchEmbedContent",
-            Op::PredictLongRunning(_) => "PredictionService.PredictLongRunning",
+            Op::PredictLongRunning(_) | Op::Resource { kind: Kind::Videos, .. } => {
+                "PredictionService.PredictLongRunning"
+            }
             Op::GetModel(_) => "ModelService.GetModel",
             Op::Upload(None) => "FileService.CreateFile",
             Op::Upload(Some(_)) => "FileSearchService.UploadToFileSearchStore",
@@ -149,6 +154,8 @@ fn compat(method: &Method, path: &[&str]) -> Op {
         ("GET", ["models"]) => Op::ListModels,
         ("GET", ["models", id] | ["models", "models", id]) => Op::GetModel((*id).to_owned()),
         ("GET" | "POST", ["batches"]) => Op::Resource { kind: Kind::Batches, id: None, verb: None },
+        ("POST", ["videos"]) => Op::Resource { kind: Kind::Videos, id: None, verb: None },
+        ("GET", ["videos", id]) => resource(Kind::Videos, id),
         ("GET", ["batches", id] | ["batches", "batches", id]) => resource(Kind::Batches, id),
         ("POST", ["batches", id, "cancel"] | ["batches", "batches", id, "cancel"]) => {
             resource(Kind::Batches, &format!("{id}:cancel"))

@@ -187,6 +187,13 @@ pub enum Action {
     DuplicateDone,
     /// No usage in any chunk.
     NoUsage,
+    /// 200 with a candidate that says nothing but why it ended: `STOP` with an empty content, anything else without one.
+    Blank {
+        /// Google's word for the reason.
+        finish_reason: String,
+    },
+    /// Answers, and asks for further requests on another connection: GOAWAY in HTTP/2, `Connection: close` before.
+    GoAway,
     /// Reads the request's body slowly: a pause after each piece.
     SlowLorisBody {
         /// How long.
@@ -195,6 +202,11 @@ pub enum Action {
 }
 
 impl Action {
+    /// Why an answer without words ends.
+    pub(crate) fn blank(&self) -> Option<&str> {
+        if let Self::Blank { finish_reason } = self { Some(finish_reason) } else { None }
+    }
+
     /// The name in the log's outcome.
     pub(crate) fn tag(&self) -> String {
         let name = match self {
@@ -215,6 +227,8 @@ impl Action {
             Self::BytePerChunk => "byte_per_chunk",
             Self::DuplicateDone => "duplicate_done",
             Self::NoUsage => "no_usage",
+            Self::Blank { .. } => "blank",
+            Self::GoAway => "go_away",
             Self::SlowLorisBody { .. } => "slow_loris_body",
         };
         format!("rule:{name}")

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::FileSpec;
 use crate::jobs::JobSpec;
 
 /// Everything a simulator is started with. Each field has a default, so a test names only what matters to it.
@@ -33,6 +34,10 @@ pub struct World {
     pub quota: QuotaSpec,
     /// How long batches and other long-running work take.
     pub jobs: JobSpec,
+    /// How large files may be, and how long they take to be ready.
+    pub files: FileSpec,
+    /// The largest body of a generation. 20 MiB by the messages seen, 100 MiB by the documentation since.
+    pub inline_bytes: usize,
     /// The parts of the authentication table that Google has changed back and forth.
     pub auth: AuthSpec,
     /// Whether requests are logged.
@@ -59,6 +64,9 @@ impl Default for World {
                 text("gemini-2.5-flash-lite"),
                 text("gemini-2.5-pro"),
                 text("gemini-3.1-flash-lite"),
+                text("gemini-3.1-pro-preview"),
+                text("gemini-3.5-flash"),
+                text("gemini-3.5-flash-lite"),
                 text("gemini-3.8-flash"),
                 text("gemini-4-carbon"),
                 embedding("gemini-embedding-001"),
@@ -67,6 +75,8 @@ impl Default for World {
             latency: Latency::Zero,
             quota: QuotaSpec::default(),
             jobs: JobSpec::default(),
+            files: FileSpec::default(),
+            inline_bytes: 100 * 1024 * 1024,
             auth: AuthSpec::default(),
             log: true,
             log_capacity: 100_000,
@@ -161,6 +171,10 @@ pub struct Project {
     pub paid: bool,
     /// Limits by model; an exact model wins over `*`. No entry: no limit.
     pub limits: Vec<Limit>,
+    /// Input tokens per window of all models together, as the free tier has been seen to count them.
+    pub shared_tpm: Option<u64>,
+    /// What may be spent in any ten minutes. Google counts dollars; here every token costs one.
+    pub spend_limit: Option<u64>,
 }
 
 impl Default for Project {
@@ -173,6 +187,8 @@ impl Default for Project {
             egress_ok: true,
             paid: false,
             limits: Vec::new(),
+            shared_tpm: None,
+            spend_limit: None,
         }
     }
 }
@@ -363,6 +379,8 @@ pub struct QuotaSpec {
     pub limit_zero: bool,
     /// Every `retryDelay` is `0s`.
     pub retry_delay_zero: bool,
+    /// Every `retryDelay` has nine decimals.
+    pub retry_delay_fine: bool,
     /// The details come in a random order.
     pub shuffle_details: bool,
     /// Whether a rejected request counts against RPM.

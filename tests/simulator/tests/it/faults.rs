@@ -298,3 +298,46 @@ async fn the_control_surface_does_over_http_what_the_library_does() {
     let last = read(open(&gemini, "GET", "/__sim/health", &[], "").await.unwrap()).await;
     assert_eq!(last.status, 200);
 }
+
+#[tokio::test]
+async fn an_answer_can_hold_nothing_but_the_reason_for_its_end() {
+    let blank = |reason: &str| Action::Blank { finish_reason: reason.to_owned() };
+    let gemini = gemini(World::pool(1, 1)).await;
+    let secret = &gemini.world().secrets()[0];
+    for (reason, compat_reason) in [("STOP", "stop"), ("MAX_TOKENS", "length"), ("SAFETY", "SAFETY")] {
+        gemini.clear_rules();
+        gemini.add_rule(Rule::new(blank(reason)));
+        let native = post(&gemini, secret, NATIVE, HELLO).await.json()["candidates"][0].clone();
+        let content = if reason == "STOP" { json!({"role": "model"}) } else { Value::Null };
+        assert_eq!((&native["content"], &native["finishReason"]), (&content, &json!(reason)));
+        let compat = post(&gemini, secret, CHAT, &chat("gemini-2.5-flash", false)).await.json();
+        let choice = json!({"finish_reason": compat_reason, "index": 0, "message": {"role": "assistant"}});
+        assert_eq!(compat["choices"][0], choice);
+        let events = post(&gemini, secret, EVENTS, HELLO).await.text();
+        assert!(events.matches("data: ").count() == 1 && events.contains(reason), "{events}");
+        let stream = post(&gemini, secret, CHAT, &chat("gemini-2.5-flash", true)).await.text();
+        let delta = format!("{{\"delta\":{{\"role\":\"assistant\"}},\"finish_reason\":\"{compat_reason}\"");
+        assert!(stream.matches("data: ").count() == 2 && stream.contains(&delta), "{stream}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_can_say_goodbye_and_still_answer() {
+    let gemini = gemini(World::pool(1, 1)).await;
+    let secret = &gemini.world().secrets()[0];
+    let key = [("x-goog-api-key", secret.as_str())];
+    gemini.add_rule(Rule::new(Action::GoAway));
+    let answer = send(&gemini, "POST", NATIVE, &key, HELLO).await;
+    assert_eq!((answer.status, answer.header("connection")), (200, "close"));
+
+    let stream = tokio::net::TcpStream::connect(gemini.address()).await.unwrap();
+    let (executor, io) = (TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let request = http::Request::post(format!("{}{NATIVE}", gemini.url())).header("x-goog-api-key", secret);
+    let request = request.body(http_body_util::Full::<bytes::Bytes>::from(HELLO)).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.collect().await.unwrap().to_bytes().starts_with(b"{"));
+    assert!(ended.await.unwrap().is_ok(), "the client has heard it and left");
+}

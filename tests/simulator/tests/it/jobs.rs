@@ -283,3 +283,29 @@ async fn a_video_and_an_interaction_in_the_background_are_asked_for_until_they_a
     let done = get(&gemini, &keys[0], &interaction).await.json();
     assert!(done["status"] == "completed" && done["outputs"][0]["type"] == "text", "{done}");
 }
+
+#[tokio::test]
+async fn a_compatible_video_is_asked_for_by_form_or_json_and_has_its_address_at_the_end() {
+    let (gemini, keys) = slow().await;
+    let bearer = [format!("Bearer {}", keys[0]), format!("Bearer {}", keys[1])];
+    let root = "/v1beta/openai/videos";
+    let part = |name: &str, value: &str| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    let form = format!("{}{}--b--\r\n", part("prompt", "sea"), part("model", "gemini-2.5-flash"));
+    for body in [r#"{"model":"gemini-2.5-flash","prompt":"sea"}"#, &form] {
+        let made = send(&gemini, "POST", root, &[("authorization", &bearer[0])], body).await.json();
+        assert_eq!((&made["object"], &made["status"]), (&json!("video"), &json!("queued")), "{made}");
+        let path = format!("{root}/{}", made["id"].as_str().unwrap());
+        gemini.clock().advance_ms(11_000);
+        let done = send(&gemini, "GET", &path, &[("authorization", &bearer[0])], "").await.json();
+        assert_eq!(done["status"], "completed");
+        let address = done["url"].as_str().unwrap();
+        let address = address.trim_start_matches("https://generativelanguage.googleapis.com");
+        assert_eq!(get(&gemini, &keys[0], address).await.body[4..8], *b"ftyp");
+        let foreign = send(&gemini, "GET", &path, &[("authorization", &bearer[1])], "").await;
+        assert_eq!(foreign.message(), "Requested entity was not found.");
+    }
+    let nothing = send(&gemini, "POST", root, &[("authorization", &bearer[0])], "{}").await;
+    assert_eq!(nothing.status, 400);
+}

@@ -11,6 +11,8 @@ mod generation;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod quota;

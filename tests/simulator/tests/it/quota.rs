@@ -3,7 +3,7 @@
 use keyfleet_simulator::{Family, Limit, QuotaSpec, Rule, World};
 use serde_json::{Value, json};
 
-use crate::client::{Answer, CHAT, HELLO, NATIVE, chat, gemini, post};
+use crate::client::{Answer, CHAT, HELLO, NATIVE, chat, gemini, get, post};
 
 fn detail<'a>(answer: &'a Value, kind: &str) -> &'a Value {
     let kind = format!("type.googleapis.com/google.rpc.{kind}");
@@ -119,4 +119,58 @@ async fn a_rule_is_free_of_quota_unless_it_says_otherwise() {
         statuses.push(post(&gemini, secret, NATIVE, HELLO).await.status);
     }
     assert_eq!(statuses, [503, 503, 500, 429]);
+}
+
+#[tokio::test]
+async fn tokens_can_be_counted_over_all_models_together() {
+    let mut world = World::pool(1, 1).limited(&Limit { tpm: Some(1_000), rpm: None, ..Limit::rpm(0) });
+    world.projects[0].shared_tpm = Some(2 * (HELLO.len() as u64 / 4));
+    let gemini = gemini(world).await;
+    let secret = &gemini.world().secrets()[0];
+    let other = NATIVE.replace("2.5", "3.8");
+    let mut statuses = Vec::new();
+    for path in [NATIVE, &other, NATIVE, &other] {
+        statuses.push(post(&gemini, secret, path, HELLO).await.status);
+    }
+    assert_eq!(statuses, [200, 200, 429, 429]);
+    let refused = post(&gemini, secret, &other, HELLO).await;
+    assert_eq!(quota_ids(&refused), ["GenerateContentInputTokensPerModelPerMinute-FreeTier"]);
+    let violation = detail(&refused.json(), "QuotaFailure")["violations"][0].clone();
+    assert_eq!(violation["quotaDimensions"]["model"], "gemini-3.8-flash");
+    let stats = gemini.stats();
+    assert_eq!((stats.bucket("p1", "*").accepted, stats.bucket("p1", "gemini-2.5-flash").accepted), (2, 1));
+    gemini.clock().advance_ms(60_000);
+    assert_eq!(post(&gemini, secret, NATIVE, HELLO).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_spent_is_counted_over_any_ten_minutes_and_all_models() {
+    let mut world = World::pool(2, 1);
+    world.projects[0].spend_limit = Some(100);
+    let gemini = gemini(world).await;
+    let secrets = gemini.world().secrets();
+    let (other, mut statuses) = (NATIVE.replace("2.5", "3.8"), Vec::new());
+    // Each costs 60 tokens of answer and some of prompt.
+    for minutes in [0, 5, 4, 1, 0] {
+        gemini.clock().advance_ms(minutes * 60_000);
+        let path = if minutes == 4 { &other } else { NATIVE };
+        statuses.push(post(&gemini, &secrets[0], path, HELLO).await.status);
+    }
+    assert_eq!(statuses, [200, 200, 429, 200, 429], "the first is forgotten after ten minutes");
+    let refused = post(&gemini, &secrets[0], NATIVE, HELLO).await.json();
+    assert!(refused["error"]["status"] == "RESOURCE_EXHAUSTED" && refused["error"]["details"].is_null());
+    assert_eq!(gemini.log()[2].outcome, "429:spend_rate");
+    assert_eq!(get(&gemini, &secrets[0], "/v1beta/models").await.status, 200);
+    assert_eq!(post(&gemini, &secrets[1], NATIVE, HELLO).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_delay_can_have_all_its_decimals() {
+    let quota = QuotaSpec { retry_delay_fine: true, ..QuotaSpec::default() };
+    let gemini = gemini(World { quota, ..World::pool(1, 1).limited(&Limit::rpm(0)) }).await;
+    let answer = post(&gemini, &gemini.world().secrets()[0], NATIVE, HELLO).await;
+    let json = answer.json();
+    let delay = detail(&json, "RetryInfo")["retryDelay"].as_str().unwrap();
+    assert_eq!(delay.split_once('.').unwrap().1.len(), 10, "{delay}");
+    assert!(answer.message().ends_with(&format!("Please retry in {delay}.")), "{}", answer.message());
 }

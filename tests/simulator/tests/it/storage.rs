@@ -1,9 +1,9 @@
 //! Files and caches belong to the project that made them.
 
-use keyfleet_simulator::World;
+use keyfleet_simulator::{FileSpec, Simulator, World};
 use serde_json::json;
 
-use crate::client::{CHAT, HELLO, NATIVE, chat, gemini, get, post, send};
+use crate::client::{Answer, CHAT, HELLO, NATIVE, chat, gemini, get, post, send};
 
 #[tokio::test]
 async fn an_upload_is_two_steps_the_second_without_a_credential() {
@@ -100,4 +100,63 @@ async fn an_interaction_continues_only_in_its_project_and_fails_in_its_own_diale
     let stream = next.replacen('{', "{\"stream\":true,", 1);
     let stream = post(&gemini, &secrets[0], "/v1beta/interactions", &stream).await.text();
     assert!(stream.contains("\"event_type\":\"content.delta\""), "{stream}");
+}
+
+/// One file in one step; the answer to it.
+async fn upload(gemini: &Simulator, secret: &str, mime_type: &str, content: &str) -> Answer {
+    let start = [
+        ("x-goog-api-key", secret),
+        ("x-goog-upload-command", "start"),
+        ("x-goog-upload-header-content-type", mime_type),
+    ];
+    let begun = send(gemini, "POST", "/upload/v1beta/files", &start, "{}").await;
+    assert_eq!(begun.status, 200, "{}", begun.text());
+    let path = begun.header("x-goog-upload-url").replace(&gemini.url(), "");
+    let finish = [("x-goog-upload-command", "upload, finalize"), ("x-goog-upload-offset", "0")];
+    send(gemini, "POST", &path, &finish, content).await
+}
+
+#[tokio::test]
+async fn a_video_is_processed_before_it_can_be_used() {
+    let gemini = gemini(World::pool(1, 1)).await;
+    let secret = &gemini.world().secrets()[0];
+    let text = upload(&gemini, secret, "text/plain", "text").await.json()["file"].clone();
+    let video = upload(&gemini, secret, "video/mp4", "ftyp").await.json()["file"].clone();
+    assert_eq!((&text["state"], &video["state"]), (&json!("ACTIVE"), &json!("PROCESSING")));
+    let using = json!({"contents": [{"parts": [{"fileData": {"fileUri": video["uri"]}}]}]}).to_string();
+    let early = post(&gemini, secret, NATIVE, &using).await;
+    assert_eq!((early.status, &early.json()["error"]["status"]), (400, &json!("FAILED_PRECONDITION")));
+    assert!(early.message().ends_with("is not in an ACTIVE state and usage is not allowed."));
+    let path = format!("/v1beta/{}", video["name"].as_str().unwrap());
+    assert_eq!(get(&gemini, secret, &path).await.json()["state"], "PROCESSING");
+    gemini.clock().advance_ms(5_000);
+    assert_eq!(get(&gemini, secret, &path).await.json()["state"], "ACTIVE");
+    assert_eq!(post(&gemini, secret, NATIVE, &using).await.status, 200);
+}
+
+#[tokio::test]
+async fn files_are_kept_up_to_a_size_and_a_sum() {
+    let files = FileSpec { file_bytes: 6, project_bytes: 10, ..FileSpec::default() };
+    let gemini = gemini(World { files, ..World::pool(2, 1) }).await;
+    let secrets = gemini.world().secrets();
+    let large = upload(&gemini, &secrets[0], "text/plain", "1234567").await;
+    assert_eq!((large.status, gemini.log()[1].outcome.as_str()), (400, "400:file_size"));
+    let mut kept = Vec::new();
+    for content in ["123456", "1234"] {
+        kept.push(upload(&gemini, &secrets[0], "text/plain", content).await.json()["file"]["name"].clone());
+    }
+    // What is announced is refused before it comes.
+    let start = [
+        ("x-goog-api-key", secrets[0].as_str()),
+        ("x-goog-upload-command", "start"),
+        ("x-goog-upload-header-content-length", "1"),
+    ];
+    let full = send(&gemini, "POST", "/upload/v1beta/files", &start, "{}").await;
+    let violation = full.json()["error"]["details"][1]["violations"][0].clone();
+    assert_eq!((full.status, &violation["quotaValue"]), (429, &json!("10")), "{}", full.text());
+    assert_eq!(upload(&gemini, &secrets[0], "text/plain", "1").await.status, 429);
+    assert_eq!(upload(&gemini, &secrets[1], "text/plain", "1").await.status, 200);
+    let path = format!("/v1beta/{}", kept[1].as_str().unwrap());
+    assert_eq!(send(&gemini, "DELETE", &path, &[("x-goog-api-key", &secrets[0])], "").await.status, 200);
+    assert_eq!(upload(&gemini, &secrets[0], "text/plain", "1").await.status, 200);
 }
