@@ -1,6 +1,7 @@
 //! One client request, as the pipeline sees it: where it goes, for which model, and what may be done with it.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -97,6 +98,12 @@ impl Call {
         let asks = |pair: &str| matches!(pair, "alt=sse" | "$alt=sse" | "%24alt=sse");
         let is_native = self.surface == Surface::Native && self.kind == Kind::Generate;
         self.stream && (!is_native || self.query.split('&').any(asks))
+    }
+
+    /// How long the caller lets the upstream work on it: `X-Server-Timeout`, in seconds.
+    pub(crate) fn server_timeout(&self) -> Option<Duration> {
+        let seconds: u64 = self.headers.get("x-server-timeout")?.to_str().ok()?.parse().ok()?;
+        Some(Duration::from_secs(seconds.min(86_400)))
     }
 
     /// Whether the body can be sent a second time.

@@ -93,7 +93,8 @@ pub(crate) async fn answer(
             },
         };
         trail.attempt(&permit);
-        let failed = match attempt(worker, &permit, &mut call, &course.model, plan.deadline()).await {
+        permit.callers_end = call.server_timeout().map(|time| clock::mono().plus(time));
+        let mut failed = match attempt(worker, &permit, &mut call, &course.model, plan.deadline()).await {
             Ok(answer) => {
                 let shown = shown(&call, &answer, &permit);
                 note_owners(worker, call.kind == Kind::Create, shown).await;
@@ -102,6 +103,7 @@ pub(crate) async fn answer(
             Err(failed) => failed,
         };
         let now = clock::now();
+        failed.outcome = permit.judge(failed.outcome, now.mono);
         permit.failed(&failed.outcome, &failed.body.stated_limits, now);
         trail.last_cause = Some(failed.outcome.cause);
         worker.app.metrics.attempt_failed(failed.outcome.cause);

@@ -206,7 +206,8 @@ impl Pool {
             match self.quota.draw(&lane.purses[seat], want.bytes, patient_still, now.mono) {
                 Ok(spend) => {
                     let (pool, live, bytes) = (self.clone(), live.clone(), want.bytes);
-                    return Ok(Permit { pool, live, lane, seat, probes, bytes, begun: None, spend });
+                    let (begun, callers_end) = (None, None);
+                    return Ok(Permit { pool, live, lane, seat, probes, bytes, begun, spend, callers_end });
                 }
                 Err(dry) => {
                     if probes.any() {

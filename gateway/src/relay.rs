@@ -184,7 +184,8 @@ impl Relay {
     /// The upstream told an error where an answer should go on.
     fn upstream_failed(&mut self, body: ErrorBody) {
         let failed = answer::inside_success(body);
-        self.permit.failed(&failed.outcome, &[], clock::now());
+        let now = clock::now();
+        self.permit.failed(&self.permit.judge(failed.outcome, now.mono), &[], now);
         self.fail(&Fault::upstream(failed.status, &failed.body, &self.permit.live.clone()));
     }
 

@@ -8,7 +8,7 @@ use keyfleet_core::block;
 use keyfleet_core::error_body::StatedLimit;
 use keyfleet_core::id::{Model, ProjectId};
 use keyfleet_core::message::{Record, Subject};
-use keyfleet_core::outcome::{Cause, Outcome, Scope};
+use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope};
 use keyfleet_core::select::{Probes, Seat};
 use keyfleet_core::time::{Mono, Now};
 use keyfleet_service::clock;
@@ -21,6 +21,8 @@ use crate::live::{Live, LiveKey, ModelLane};
 const TOGETHER: Duration = Duration::from_secs(5);
 /// How many projects have to fail together before their way out is blamed.
 const SUSPECTS: usize = 3;
+/// So much earlier than by our clock the upstream may find that a caller's time is over.
+const SKEW: Duration = Duration::from_millis(100);
 
 /// The right to one attempt with one key. Whoever drops it unused gives back what it holds.
 pub(crate) struct Permit {
@@ -35,6 +37,8 @@ pub(crate) struct Permit {
     pub(super) begun: Option<u32>,
     /// The quota that it drew.
     pub(super) spend: Spend,
+    /// When the caller's own limit for the upstream ends, if it set one.
+    pub(crate) callers_end: Option<Mono>,
 }
 
 impl Permit {
@@ -105,6 +109,17 @@ impl Permit {
             }
         }
         self.pool.reports.push(Record::Succeeded { key, model, n: 1, ttfb_ms, probe: true });
+    }
+
+    /// What a failure means for this attempt. A deadline that the caller itself has set says nothing about the model,
+    /// and nobody is there any more for whom to ask again.
+    pub(crate) fn judge(&self, outcome: Outcome, now: Mono) -> Outcome {
+        match self.callers_end {
+            Some(end) if outcome.cause == Cause::Deadline && now.plus(SKEW) >= end => {
+                Outcome { scope: Scope::Client, retry: Retry::Never, ..outcome }
+            }
+            _ => outcome,
+        }
     }
 
     /// The attempt failed. Everything that follows from it holds when this returns.
