@@ -241,7 +241,8 @@ fn bad_request(body: &ErrorBody) -> Cause {
         if body.mentions("user location is not supported") {
             return Cause::Location;
         }
-        if body.mentions("billing") {
+        // The text may quote the name that a caller gave to a file: two words are none.
+        if body.mentions("enable billing") || body.mentions("billing account") {
             return Cause::Billing;
         }
     }

@@ -67,8 +67,18 @@ fn every_family_has_its_cause() {
         ),
         (
             400,
-            google(400, "FAILED_PRECONDITION", "The File abc is not in an ACTIVE state.", ""),
+            google(400, "FAILED_PRECONDITION", "The File billing-1 is not in an ACTIVE state.", ""),
             Cause::BadRequest,
+        ),
+        (
+            400,
+            google(
+                400,
+                "FAILED_PRECONDITION",
+                "Gemini API free tier is not available in your country. Please enable billing on your project.",
+                "",
+            ),
+            Cause::Billing,
         ),
         (
             400,
