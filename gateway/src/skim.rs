@@ -131,9 +131,10 @@ impl Skim {
     }
 }
 
-/// Whether a path is about a collection of resources, such as `v1beta/files`.
+/// Whether a path is about a collection of resources, such as `v1beta/files`, or about a video, which ends as a file.
 pub(crate) fn names_a_collection(path: &str) -> bool {
-    path.split(['/', ':']).any(|part| RESOURCES.iter().any(|kind| kind.trim_end_matches('/') == part))
+    path.split(['/', ':'])
+        .any(|part| part == "videos" || RESOURCES.iter().any(|kind| kind.trim_end_matches('/') == part))
 }
 
 /// Where a string names a resource: at its start, or behind the last `/v1beta/` and its like of a URL.
