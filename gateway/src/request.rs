@@ -222,6 +222,10 @@ fn understand(call: &mut Call, live: &Live, headers: &HeaderMap, caller: &Caller
     if let Some(id) = upload::id(&call.query) {
         call.resources.push(Resource::new(upload::resource(id)));
     }
+    if call.kind == Kind::Create && call.model.as_str().is_empty() {
+        // A project that can store nothing more still has what it holds.
+        call.quota = "store";
+    }
     call.session = session(call, &found, live.config.server.session_affinity, headers, caller);
 }
 

