@@ -1,5 +1,6 @@
 //! The HTTP client: builds one request, sends it once, times out. It knows no policy.
 
+use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -117,12 +118,26 @@ pub(crate) async fn send(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) if permit.spend().lapsed() => Err(Cause::PermitLapsed),
         Ok(Err(_)) if upload.broken.load(Relaxed) => Err(Cause::BadRequest),
-        Ok(Err(error)) if error.is_connect() => Err(Cause::Connect),
+        Ok(Err(error)) if error.is_connect() => {
+            tracing::warn!(error = %causes(error), "the upstream cannot be reached");
+            Err(Cause::Connect)
+        }
         Ok(Err(error)) if error.is_timeout() => Err(Cause::Timeout),
         Ok(Err(error)) if error.is_builder() => Err(Cause::BadRequest),
         Ok(Err(_)) => Err(Cause::Reset),
         Err(_) => Err(Cause::Timeout),
     }
+}
+
+/// An error with what led to it, without the URL.
+fn causes(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let (mut told, mut next) = (error.to_string(), error.source());
+    while let Some(cause) = next {
+        told = format!("{told}: {cause}");
+        next = cause.source();
+    }
+    told
 }
 
 /// A body on its way up: when it last moved, and whether the client broke it off.
