@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use keyfleet_simulator::World;
-use keyfleet_tests::{Gateway, Sdk, Sim};
+use keyfleet_simulator::{Received, World};
+use keyfleet_tests::{Gateway, Sdk, Sim, gemini_cli};
 use serde_json::{Value, json};
 
 const ADDRESS: &str = "http://127.0.0.1:4806";
@@ -47,6 +47,66 @@ async fn every_client_in_it_gets_an_answer() {
         assert!(program.contains(ADDRESS), "{program}");
         let printed = sdk.run(&program.replace(ADDRESS, &gateway.url())).await;
         assert!(printed.trim().len() > 10, "{sdk:?} printed {printed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_cli_gets_an_answer() {
+    let (sim, gateway) = gateway().await;
+    let shell = blocks("sh");
+    let command =
+        shell.iter().find(|block| block.starts_with("GOOGLE_GEMINI_BASE_URL")).expect("its command");
+    let mut settings: Value = serde_json::from_str(&blocks("json")[0]).expect("its settings");
+    // Tests tell nobody that they ran.
+    settings["privacy"] = json!({"usageStatisticsEnabled": false});
+    let printed = gemini_cli(command.replace(ADDRESS, &gateway.url()).trim(), &settings).await;
+    assert!(printed.trim().len() > 10, "it printed {printed:?}");
+    let streamed = |request: &Received| request.path_and_query.contains(":streamGenerateContent?alt=sse");
+    assert!(sim.log().iter().any(|request| streamed(request) && request.status == 200));
+}
+
+/// Agents stream, want the usage, bring tools, and come back with what these said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coding_agents_get_tool_calls_and_their_usage() {
+    let (sim, gateway) = gateway().await;
+    let ask = async |model: &str, messages: &Value| {
+        let tool = json!({"name": "read_file", "description": "Reads a file", "parameters": {
+            "type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}});
+        let body = json!({
+            "model": model, "temperature": 0, "messages": messages, "stream": true,
+            "stream_options": {"include_usage": true}, "tools": [{"type": "function", "function": tool}],
+            "tool_choice": "auto", "max_tokens": 8_192,
+        });
+        let request = gateway.client().request(reqwest::Method::POST, "/v1/chat/completions");
+        let request = request.bearer_auth(TOKEN).header("content-type", "application/json");
+        keyfleet_tests::read(request.body(body.to_string())).await.expect("an answer")
+    };
+    let first = json!([
+        {"role": "system", "content": "You are an agent."},
+        {"role": "user", "content": [{"type": "text", "text": "What does it say?"}]},
+    ]);
+    for model in ["gemini-2.5-flash", "gemini-3.8-flash"] {
+        let answer = ask(model, &first).await;
+        let events = answer.text.split("\n\n").filter_map(|event| event.strip_prefix("data: {"));
+        let events: Vec<Value> =
+            events.map(|event| serde_json::from_str(&format!("{{{event}")).expect("JSON")).collect();
+        let call = events[0]["choices"][0]["delta"]["tool_calls"][0].clone();
+        assert_eq!(call["function"]["name"], "read_file", "{}", answer.text);
+        assert!(events.last().is_some_and(|last| last["usage"]["total_tokens"].is_u64()), "{}", answer.text);
+        // They give back what the OpenAI API knows of a call, and nothing else.
+        let known = json!({"id": call["id"], "type": "function", "function": call["function"]});
+        let mut messages = first.as_array().cloned().expect("messages");
+        messages.push(json!({"role": "assistant", "tool_calls": [known]}));
+        messages.push(json!({"role": "tool", "tool_call_id": call["id"], "content": "A text."}));
+        sim.forget();
+        let next = ask(model, &json!(messages)).await;
+        if model.contains("-3.") {
+            let error = next.json()["error"]["message"].to_string();
+            assert!(next.status == 400 && error.contains("missing a thought_signature"), "{}", next.text);
+        } else {
+            assert!(next.status == 200 && next.text.contains("\"content\""), "{}", next.text);
+        }
+        assert_eq!(next.header("x-keyfleet-attempts"), "1");
     }
 }
 

@@ -33,6 +33,6 @@ pub use eventually::eventually;
 pub use fullest::{Use, uses};
 pub use gateway::{Ended, Gateway, GatewayOptions, Program, free_port};
 pub use load::steady_load;
-pub use sdk::{Call, Report, Retries, Sdk, SdkClient};
+pub use sdk::{Call, Report, Retries, Sdk, SdkClient, gemini_cli};
 pub use sim::Sim;
 pub use times::Times;

@@ -1,10 +1,13 @@
 //! The official clients, each in a process of its own, driven call by call through `tests/sdk`.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -81,16 +84,45 @@ impl Sdk {
         };
         let mut command = Command::new(interpreter);
         command.arg(script);
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy().to_ascii_uppercase();
-            if ["GEMINI", "GOOGLE", "OPENAI"].iter().any(|prefix| text.starts_with(prefix))
-                || text.ends_with("_PROXY")
-            {
-                command.env_remove(&name);
-            }
-        }
+        forget_settings(&mut command);
         command
     }
+}
+
+/// Takes away what our own environment would tell a client.
+fn forget_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy().to_ascii_uppercase();
+        if ["GEMINI", "GOOGLE", "OPENAI"].iter().any(|prefix| text.starts_with(prefix))
+            || text.ends_with("_PROXY")
+        {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// Runs `gemini`, Google's client for the command line, as a shell's user does, with these settings of that user; what
+/// it prints.
+pub async fn gemini_cli(command: &str, settings: &Value) -> String {
+    let home = TempDir::new().expect("a home");
+    let folder = home.path().join(".gemini");
+    std::fs::create_dir(&folder).expect("a folder for the settings");
+    std::fs::write(folder.join("settings.json"), settings.to_string()).expect("the settings");
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/js/node_modules/@google/gemini-cli");
+    let (node, script) = (interpreter("KEYFLEET_TEST_NODE"), package.join("bundle/gemini.js"));
+    let launcher = home.path().join("gemini");
+    let text = format!("#!/bin/sh\nexec '{}' '{}' \"$@\"\n", node.display(), script.display());
+    std::fs::write(&launcher, text).expect("a launcher");
+    std::fs::set_permissions(&launcher, Permissions::from_mode(0o755)).expect("a program");
+    let path = format!("{}:{}", home.path().display(), std::env::var("PATH").unwrap_or_default());
+    let mut shell = Command::new("sh");
+    forget_settings(&mut shell);
+    shell.args(["-c", &format!("{command} --skip-trust --prompt Hello")]).stdin(Stdio::null());
+    shell.envs([("HOME", home.path()), ("TMPDIR", home.path())]).env("PATH", path).current_dir(home.path());
+    let output = tokio::time::timeout(CALL_WITHIN, shell.kill_on_drop(true).output()).await;
+    let output = output.expect("the client ends").expect("the client starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// One thing that a client does. What each sends and checks stands in `tests/sdk`.

@@ -20,6 +20,16 @@ impl Sim {
         self.0.url()
     }
 
+    /// The certificate to trust, as PEM, of a world with TLS.
+    pub fn certificate(&self) -> &str {
+        self.0.certificate().expect("a world with TLS")
+    }
+
+    /// Moves its clock forward.
+    pub fn advance_ms(&self, by: i64) {
+        self.0.clock().advance_ms(by);
+    }
+
     /// The secrets of its keys.
     pub fn secrets(&self) -> Vec<String> {
         self.0.world().secrets()
