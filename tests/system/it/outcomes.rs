@@ -1,6 +1,7 @@
 //! What an upstream answer means, seen from outside: what the client gets, how many upstream calls that took, and who
 //! is left alone afterwards. The last is read from later traffic in the simulator's log, not from what the gateway says.
 
+mod bounds;
 mod placement;
 mod refusals;
 mod sparing;
@@ -77,7 +78,7 @@ fn meaning(family: Family) -> (Out, Seen) {
         Family::MultipleCredentials => (Out::Nobody, Seen::NoKeyWorks),
         Family::Suspended | Family::Denied | Family::ServiceDisabled => (Out::Project, Seen::NoKeyWorks),
         Family::PerMinute429 | Family::Tokens429 => (Out::ProjectAndModel, minute),
-        Family::Bare429 => (Out::ProjectAndModel, Seen::WayOut(429)),
+        Family::Bare429 | Family::SpendRate => (Out::ProjectAndModel, Seen::WayOut(429)),
         Family::NoDetails429 => (Out::ProjectAndModel, Seen::Exhausted(25, 35)),
         // Midnight may be near: then the announced time is short.
         Family::PerDay429 | Family::MinuteAndDay429 => {
@@ -219,7 +220,11 @@ async fn one_failure(family: Family) {
     }
     let all: HashSet<_> = (1..=5).map(|number| format!("k{number}")).collect();
     // A cooldown of two seconds may be over before the last of these requests.
-    let late = if family == Family::Bare429 { shut_for_model.clone() } else { HashSet::new() };
+    let late = if matches!(family, Family::Bare429 | Family::SpendRate) {
+        shut_for_model.clone()
+    } else {
+        HashSet::new()
+    };
     let open: HashSet<_> = all.difference(&shut_for_model).cloned().collect();
     assert_eq!(&of_model - &late, open, "{family:?} on {victim}: keys used for the same model");
     let open: HashSet<_> = all.difference(&shut_for_other).cloned().collect();
@@ -229,7 +234,7 @@ async fn one_failure(family: Family) {
 
 /// No call to a bucket inside the shortest of all cooldowns.
 fn cooldown_is_kept(sim: &Sim, victim: &str, family: Family) {
-    if family != Family::Bare429 {
+    if !matches!(family, Family::Bare429 | Family::SpendRate) {
         return;
     }
     let log = calls(sim);

@@ -1,6 +1,7 @@
 //! What clients store belongs to one project: it is found again, and nobody else is asked for it.
 
 mod affinity;
+mod files;
 mod jobs;
 
 use std::collections::HashSet;

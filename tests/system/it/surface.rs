@@ -5,6 +5,7 @@ mod bodies;
 mod browsers;
 mod groups;
 mod headers;
+mod https;
 mod operators;
 mod paths;
 mod prober;
