@@ -16,6 +16,7 @@
 //! was, at that grant, either charged (at or after its real time, so still counted) or inside the open part of a
 //! lot. The grant left the sum of both within the limit; hence so are the admissions.
 
+pub mod account;
 pub mod grantor;
 pub mod holder;
 pub mod lot;

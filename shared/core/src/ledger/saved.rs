@@ -10,7 +10,7 @@ use crate::block::Block;
 use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
 use crate::message::Subject;
 use crate::quota::Bucket;
-use crate::quota::grantor::Account;
+use crate::quota::account::Account;
 use crate::time::Utc;
 
 /// The state that survives a restart.

@@ -12,7 +12,7 @@ use crate::health::Health;
 use crate::id::{KeyId, Model, ProjectId, Resource};
 use crate::message::{Change, Owned, Snapshot, Subject};
 use crate::quota::Bucket;
-use crate::quota::grantor::Account;
+use crate::quota::account::Account;
 use crate::state::{Entry, Image, Table};
 use crate::time::{Mono, Now, Utc};
 

@@ -3,7 +3,8 @@
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
-use keyfleet_core::quota::grantor::{Account, Grantor, Moment};
+use keyfleet_core::quota::account::{Account, Moment};
+use keyfleet_core::quota::grantor::Grantor;
 use keyfleet_core::quota::message::{LeaseReply, LeaseRequest};
 use keyfleet_core::time::{LedgerTime, Utc};
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use keyfleet_core::id::ReplicaId;
-use keyfleet_core::quota::grantor::{Grantor, Moment};
+use keyfleet_core::quota::account::Moment;
+use keyfleet_core::quota::grantor::Grantor;
 use keyfleet_core::quota::message::{LeaseReply, LeaseRequest, LotReport};
 use keyfleet_core::quota::used::TWILIGHT;
 use keyfleet_core::time::{LedgerClock, LedgerTime, Mono, Utc};

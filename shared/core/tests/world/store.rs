@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use keyfleet_core::quota::Bucket;
-use keyfleet_core::quota::grantor::Account;
+use keyfleet_core::quota::account::Account;
 use keyfleet_core::time::LedgerTime;
 
 use super::{Event, Flaw, World};
