@@ -20,6 +20,10 @@ use crate::time::Mono;
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Half of what is known of the demand is forgotten in about this time.
 const DEMAND_MEMORY: Duration = Duration::from_secs(5);
+/// The first request says as much about demand as if it had been watched for this time.
+const FIRST: Duration = Duration::from_secs(1);
+/// After so long without a request nothing is left of what is known of the demand.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 /// What a clock may be off by beyond its drift.
 const SLACK: Duration = Duration::from_millis(5);
 /// A purse that nobody drew from for so long is dropped.
@@ -174,6 +178,8 @@ struct Tracked {
     purse: Arc<Purse>,
     /// Permits per second.
     demand: f64,
+    /// Since when it has been watched: what is known of a short time says little about a long one.
+    since: Mono,
     seen: u64,
     active_at: Mono,
 }
@@ -224,7 +230,7 @@ impl Holder {
             return tracked.purse.clone();
         }
         let purse = Arc::new(Purse::new(bucket.clone()));
-        let tracked = Tracked { purse: purse.clone(), demand: 0.0, seen: 0, active_at: now };
+        let tracked = Tracked { purse: purse.clone(), demand: 0.0, since: now, seen: 0, active_at: now };
         self.purses.insert(bucket.clone(), tracked);
         purse
     }
@@ -380,6 +386,10 @@ impl Tracked {
         let asked = drawn - self.seen + unmet;
         self.seen = drawn;
         if asked > 0 {
+            if now.since(self.active_at) > FORGOTTEN {
+                self.since = now;
+                self.demand = 0.0;
+            }
             self.active_at = now;
         }
         let kept = (-elapsed.as_secs_f64() / DEMAND_MEMORY.as_secs_f64()).exp2();
@@ -389,9 +399,17 @@ impl Tracked {
         self.demand = self.demand * kept + asked;
     }
 
+    /// What requests will need soon. Of the first moments only a part of the demand is in the mean as yet; the same
+    /// part is what it is divided by. So a bucket that was used for a second is stocked for a takeover of two.
+    fn soon(&self, terms: &Terms, now: Mono) -> f64 {
+        let age = now.since(self.since).max(FIRST);
+        let known = 1.0 - (-age.as_secs_f64() / DEMAND_MEMORY.as_secs_f64()).exp2();
+        self.demand / known * terms.ahead.as_secs_f64()
+    }
+
     /// What to ask for beyond what requests wait for.
     fn ahead(&self, terms: &Terms, now: Mono) -> u64 {
-        let soon = self.demand * terms.ahead.as_secs_f64();
+        let soon = self.soon(terms, now);
         if soon < 1.0 {
             return 0;
         }

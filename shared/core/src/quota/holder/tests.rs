@@ -192,7 +192,27 @@ fn steady_demand_is_asked_for_ahead() {
     // Five a second, for five seconds; what is in hand is too old to count.
     purse.draw(5, at(9_000)).unwrap();
     let ahead = holder.poll(at(9_000)).unwrap().wants[0].ahead;
-    assert!((15..=25).contains(&ahead), "{ahead}");
+    assert!((20..=30).contains(&ahead), "{ahead}");
+}
+
+#[test]
+fn the_first_second_is_enough_to_be_stocked_for_two() {
+    let (mut holder, purse) = holder();
+    purse.draw(1, at(0)).unwrap_err();
+    let request = holder.poll(at(0)).unwrap();
+    assert!((2..=5).contains(&request.wants[0].ahead), "one request is a sign of more: {request:?}");
+    holder.answered(&grant(&request, 1, 40), at(5));
+    for tenth in 1..=10 {
+        purse.draw(2, at(tenth * 100)).unwrap();
+    }
+    // Twenty a second.
+    let ahead = holder.poll(at(1_000)).unwrap().wants[0].ahead;
+    assert!((60..=120).contains(&ahead), "{ahead}");
+    // After a silence one request says as much as the first.
+    purse.draw(40, at(120_000)).unwrap_err();
+    purse.draw(1, at(120_000)).unwrap_err();
+    let request = holder.poll(at(120_000)).unwrap();
+    assert!(request.wants[0].ahead >= 2, "{request:?}");
 }
 
 #[test]
