@@ -234,7 +234,12 @@ impl Grantor {
         // Nobody takes more than a part of what is left for later: others may need it sooner.
         let most = (rest / if bucket.is_daily() { 100 } else { 4 }).max(1);
         let most = if self.is_short(bucket, needed != needs, now) { 0 } else { most };
-        let aheads: Vec<u64> = wants.iter().map(|(_, want)| want.ahead.min(most)).collect();
+        let aheads: Vec<u64> = wants
+            .iter()
+            .map(|(asker, want)| {
+                want.ahead.min(most.saturating_sub(self.kept(bucket, &requests[*asker].boot)))
+            })
+            .collect();
         let ahead = share(&aheads, rest, self.turn);
         self.turn = self.turn.wrapping_add(1);
         for (place, (asker, want)) in wants.iter().enumerate() {
@@ -249,6 +254,13 @@ impl Grantor {
                 replies[*asker].grants.push(Grant { bucket: bucket.clone(), lot, size, life_ms });
             }
         }
+    }
+
+    /// What a holder has ahead already that is lost for the day if it ends without a word.
+    fn kept(&self, bucket: &Bucket, boot: &ReplicaId) -> u64 {
+        let account = self.accounts.get(bucket).filter(|_| bucket.is_daily());
+        let lots = account.into_iter().flat_map(|account| &account.lots).filter(|lot| lot.boot == *boot);
+        lots.map(OpenLot::open).sum()
     }
 
     /// What may be granted of a bucket, and when more of it comes back.

@@ -230,3 +230,21 @@ fn what_was_spent_beyond_a_draw_is_charged_before_anything_is_granted() {
     assert_eq!(serve(&mut grantor, ask, at(0)).unwrap().1, 3);
     assert_eq!(usage(&mut grantor, at(0)), (7, 3));
 }
+
+#[test]
+fn of_a_day_a_holder_has_one_permit_ahead_while_few_are_left() {
+    let mut grantor = grantor();
+    let ask = |boot: &str, number, reports| {
+        let wants = vec![Want { bucket: bucket(Dimension::Rpd), need: 1, ahead: 7, debt: 0 }];
+        LeaseRequest { boot: ReplicaId::new(boot), number, epoch: 0, reports, wants }
+    };
+    let list = |lot, drawn| LotReport { bucket: bucket(Dimension::Rpd), ..open(lot, drawn) };
+    let (first, size) = serve(&mut grantor, ask("a", 1, vec![]), at(0)).unwrap();
+    assert_eq!(size, 2);
+    let (second, size) = serve(&mut grantor, ask("a", 2, vec![list(first, 1)]), at(1)).unwrap();
+    assert_eq!(size, 1, "one is in hand");
+    let (_, size) = serve(&mut grantor, ask("b", 1, vec![]), at(1)).unwrap();
+    assert_eq!(size, 2, "others have theirs");
+    let all = vec![list(first, 2), list(second, 1)];
+    assert_eq!(serve(&mut grantor, ask("a", 3, all), at(2)).map(|(_, size)| size), Some(2));
+}
