@@ -318,8 +318,9 @@ impl Pool {
     fn open(&self, subject: &Subject, slow_start: bool, now: Mono) {
         self.on_gates(subject, Gate::open);
         self.blocks.lock().remove(subject);
-        if let Subject::Bucket(project, _) = subject {
+        if let Subject::Bucket(project, model) = subject {
             self.look_again_whether_spent(project);
+            self.quota.try_again(project, model);
         }
         if slow_start {
             let live = self.live();

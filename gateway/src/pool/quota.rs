@@ -164,6 +164,13 @@ impl Quota {
         }
     }
 
+    /// What refused leases said of a project and model does not hold any more.
+    pub(super) fn try_again(&self, project: &ProjectId, model: &Model) {
+        if let Some(purses) = self.known.lock().get(&(project.clone(), model.clone())) {
+            purses.slots.iter().filter_map(|slot| slot.purse.load_full()).for_each(|purse| purse.try_again());
+        }
+    }
+
     fn limit(&self, purses: &Purses, policy: &Policy<'_>) {
         if purses.model.as_str().is_empty() || purses.model.as_str().starts_with('#') {
             return; // it asks for no model, and the upstream counts none

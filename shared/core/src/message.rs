@@ -101,7 +101,7 @@ pub enum Change {
         /// When one single request may try, in ms.
         probe_ms: Option<u64>,
     },
-    /// Traffic may come back before the block's time.
+    /// Traffic may come back before the block's time, or before that of which a refused lease spoke.
     Cleared {
         /// To what.
         subject: Subject,

@@ -150,6 +150,11 @@ impl Grantor {
         usage.map(|(bucket, account)| (bucket.clone(), account.used(&terms, now), account.open())).collect()
     }
 
+    /// The buckets in the book.
+    pub fn buckets(&self) -> impl Iterator<Item = &Bucket> {
+        self.accounts.keys()
+    }
+
     /// How many buckets are in the book, and how many lots are out.
     pub fn counts(&self) -> (usize, usize) {
         (self.accounts.len(), self.accounts.values().map(|account| account.lots.len()).sum())

@@ -141,6 +141,11 @@ impl Purse {
         (dry > now && self.in_hand(now) == 0).then_some(dry)
     }
 
+    /// The grantor may have something again, whatever it said before.
+    pub fn try_again(&self) {
+        self.dry_until.store(0, Release);
+    }
+
     /// More was spent than was drawn: it is charged with the next report.
     pub fn owe(&self, n: u64) {
         self.debt.fetch_add(n, AcqRel);
