@@ -123,6 +123,7 @@ impl Listing {
                 Bucket::Client(name) => {
                     clients.push(ClientUse { client: name.as_str().to_owned(), used, open, limit });
                 }
+                Bucket::Probe(_) => {}
             }
         }
         let keys = overview.keys.iter().map(|view| {
@@ -155,6 +156,7 @@ impl Blocked {
             Subject::KeyModel(_, model) => ("key_model", Some(model)),
             Subject::Bucket(_, model) => ("quota", Some(model)),
             Subject::Project(_) => ("project", None),
+            Subject::Model(_, model) => ("model", Some(model)),
         };
         Self {
             scope: scope.to_owned(),

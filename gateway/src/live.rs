@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use keyfleet_core::block::Policy;
 use keyfleet_core::gate::{Breaker, BreakerPolicy, Passage};
-use keyfleet_core::id::{Egress, KeyId, Model, ProjectId};
+use keyfleet_core::id::{Egress, Host, KeyId, Model, ProjectId};
 use keyfleet_core::quota::rules::Rules;
 use keyfleet_core::select::Lane;
 use keyfleet_service::clock;
@@ -67,13 +67,13 @@ pub(crate) struct LiveGroup {
     /// Where the native surface begins, with its last slash.
     pub(crate) native: Url,
     /// Host and port, by which models have their breakers.
-    pub(crate) host: String,
+    pub(crate) host: Host,
 }
 
 /// A breaker that failures have closed to traffic, and the host whose model it is about.
 #[derive(Clone)]
 struct OpenBreaker {
-    host: String,
+    host: Host,
     breaker: Arc<Breaker>,
 }
 
@@ -170,7 +170,7 @@ impl Live {
         if project == next {
             self.projects.push(key.project.clone());
         }
-        let egress = egress_name(&self.groups[group as usize].host, key.proxy_url.as_ref());
+        let egress = egress_name(self.groups[group as usize].host.as_str(), key.proxy_url.as_ref());
         let known = self.egresses.iter().position(|(name, _)| *name == egress);
         let place = known.unwrap_or(self.egresses.len());
         if known.is_none() {
@@ -224,7 +224,7 @@ impl LiveGroup {
         let parsed = Url::parse(&group.target_url);
         let compat = parsed.map_err(|error| format!("groups {}: target_url: {error}", group.name))?;
         let port = compat.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let host = compat.host_str().unwrap_or_default().to_owned() + &port;
+        let host = Host::new(compat.host_str().unwrap_or_default().to_owned() + &port);
         Ok(Self { native: native_base(&compat), compat, host })
     }
 }

@@ -153,6 +153,7 @@ fn keys(app: &App) -> Vec<KeyView> {
         let owner = match subject {
             Subject::Key(key) | Subject::KeyModel(key, _) => key.as_str(),
             Subject::Bucket(project, _) | Subject::Project(project) => project.as_str(),
+            Subject::Model(..) => continue,
         };
         by_owner.entry(owner).or_default().push((subject, blocked));
     }
@@ -163,6 +164,7 @@ fn keys(app: &App) -> Vec<KeyView> {
             let concerns = |subject: &Subject| match subject {
                 Subject::Key(id) | Subject::KeyModel(id, _) => *id == key.id,
                 Subject::Bucket(id, _) | Subject::Project(id) => id == project,
+                Subject::Model(..) => false,
             };
             let mut owners = vec![key.id.as_str()];
             owners.extend((project.as_str() != key.id.as_str()).then_some(project.as_str()));
@@ -199,6 +201,7 @@ fn block(subject: &Subject, blocked: &Blocked, now: Mono) -> Value {
         Subject::KeyModel(_, model) => ("key_model", Some(model.as_str())),
         Subject::Bucket(_, model) => ("quota", Some(model.as_str())),
         Subject::Project(_) => ("project", None),
+        Subject::Model(_, model) => ("model", Some(model.as_str())),
     };
     let seconds = |at: Mono| (at != Mono::FOREVER).then(|| at.since(now).as_secs());
     json!({

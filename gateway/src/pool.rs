@@ -10,15 +10,16 @@ mod owners;
 mod permit;
 pub(crate) mod quota;
 mod reports;
+mod trial;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use keyfleet_core::gate::{Breaker, Gate};
-use keyfleet_core::id::{Egress, KeyId, Model, ProjectId, ReplicaId};
+use keyfleet_core::id::{Egress, Host, KeyId, Model, ProjectId, ReplicaId};
 use keyfleet_core::message::{Change, Hint, Record, Subject};
 use keyfleet_core::outcome::Cause;
 use keyfleet_core::select::{Blame, Dial, NoKey, Probes, Seat, Want};
@@ -31,8 +32,10 @@ use crate::live::{Live, LiveKey, ModelLane};
 use herald::Herald;
 pub(crate) use owners::{Owners, is_combined, named, operation};
 pub(crate) use permit::Permit;
+use quota::Spend;
 pub(crate) use quota::{Dry, Quota};
 pub(crate) use reports::Reports;
+use trial::{Lack, Trial};
 
 /// How many failed attempts are kept for people to look at.
 const LAST_FAILURES: usize = 20;
@@ -56,7 +59,7 @@ pub(crate) struct Pool {
     live: ArcSwap<Live>,
     gates: Mutex<HashMap<Subject, Arc<Gate>>>,
     dials: Mutex<HashMap<KeyId, Arc<Dial>>>,
-    models: Mutex<HashMap<(String, Model), Arc<Breaker>>>,
+    models: Mutex<HashMap<(Host, Model), Arc<Breaker>>>,
     egresses: Mutex<HashMap<Egress, Arc<EgressState>>>,
     /// Closed while a day quota of the project is used up; see `Gates::spent`.
     spent: Mutex<HashMap<ProjectId, Arc<Gate>>>,
@@ -70,6 +73,9 @@ pub(crate) struct Pool {
     pub(crate) reports: Reports,
     pub(crate) quota: Quota,
     herald: Herald,
+    replica: ReplicaId,
+    /// When the coordinator was last heard, on the process's clock in ms.
+    heard_at: AtomicU64,
 }
 
 /// A seat that a request has used, and may use once more.
@@ -135,6 +141,8 @@ impl Pool {
             reports: Reports::default(),
             quota: Quota::new(replica),
             herald: Herald::new(bus, replica.clone()),
+            replica: replica.clone(),
+            heard_at: AtomicU64::new(clock::mono().as_ms()),
         })
     }
 
@@ -201,28 +209,48 @@ impl Pool {
                 Err(_) if !passed_over.is_empty() => return Err(Refusal::Cold),
                 Err(refusal) => return Err(Refusal::NoKey(refusal)),
             };
-            let chosen = &lane.lane.seats()[seat];
-            let patient_still = patient && passed_over.len() < MOST_COLD;
-            match self.quota.draw(&lane.purses[seat], want.bytes, patient_still, now.mono) {
-                Ok(spend) => {
+            let patient = patient && passed_over.len() < MOST_COLD;
+            match self.equip(live, &lane, seat, probes, want.bytes, patient, now.mono) {
+                Ok((trial, spend)) => {
                     let (pool, live, bytes) = (self.clone(), live.clone(), want.bytes);
                     let (begun, callers_end) = (None, None);
-                    return Ok(Permit { pool, live, lane, seat, probes, bytes, begun, spend, callers_end });
+                    return Ok(Permit { pool, live, lane, seat, probes, trial, bytes, begun, spend, callers_end });
                 }
-                Err(dry) => {
-                    if probes.any() {
-                        chosen.return_probes(probes, now.mono);
-                        self.generation.fetch_add(1, AcqRel);
-                    }
-                    match dry {
-                        Dry::Until(until) => chosen.gates.bucket.close(until, None),
-                        Dry::Large(until) => chosen.gates.bucket.close_to_large(want.bytes, until, now.mono),
-                        Dry::Cold if passed_over.len() >= MOST_COLD => return Err(Refusal::Cold),
-                        Dry::Cold => passed_over.push(chosen.key),
-                    }
-                }
+                Err(Lack::Later) => {}
+                Err(Lack::Cold) if passed_over.len() >= MOST_COLD => return Err(Refusal::Cold),
+                Err(Lack::Cold) => passed_over.push(lane.lane.seats()[seat].key),
             }
         }
+    }
+
+    /// Draws what an attempt at a seat needs, all or nothing: the right to try what is blocked, and quota.
+    #[expect(clippy::too_many_arguments, reason = "an attempt has this many sides")]
+    fn equip(
+        &self,
+        live: &Live,
+        lane: &ModelLane,
+        seat: usize,
+        probes: Probes,
+        bytes: Option<u64>,
+        patient: bool,
+        now: Mono,
+    ) -> Result<(Trial, Spend), Lack> {
+        let chosen = &lane.lane.seats()[seat];
+        let trial = self.trial(live, lane, chosen, probes, patient, now)?;
+        let dry = match self.quota.draw(&lane.purses[seat], bytes, patient, now) {
+            Ok(spend) => return Ok((trial, spend)),
+            Err(dry) => dry,
+        };
+        if probes.any() {
+            chosen.return_probes(probes, now);
+            self.generation.fetch_add(1, AcqRel);
+        }
+        match dry {
+            Dry::Until(until) => chosen.gates.bucket.close(until, None),
+            Dry::Large(until) => chosen.gates.bucket.close_to_large(bytes, until, now),
+            Dry::Cold => return Err(Lack::Cold),
+        }
+        Err(Lack::Later)
     }
 
     fn choose(
@@ -301,10 +329,16 @@ impl Pool {
 
     /// Closes the gate of a subject, here and now; `bytes` is the size of the body that was refused, if it is known.
     fn close(&self, subject: &Subject, blocked: Blocked, bytes: Option<u64>, now: Mono) {
-        self.on_gates(subject, |gate| match blocked.cause {
-            Cause::InputTokensPerMinute => gate.close_to_large(bytes, blocked.until, now),
-            _ => gate.close(blocked.until, blocked.probe),
-        });
+        match (subject, blocked.cause) {
+            (Subject::Model(host, model), _) => {
+                let probe = blocked.probe.unwrap_or(Mono::FOREVER);
+                self.breaker(host, model).trip(&self.live().breaker, probe);
+            }
+            (_, Cause::InputTokensPerMinute) => {
+                self.on_gates(subject, |gate| gate.close_to_large(bytes, blocked.until, now));
+            }
+            _ => self.on_gates(subject, |gate| gate.close(blocked.until, blocked.probe)),
+        }
         if let (Subject::Bucket(project, _), Cause::PerDay) = (subject, blocked.cause) {
             self.spent(project).close(blocked.until, None);
         }
@@ -316,7 +350,10 @@ impl Pool {
     }
 
     fn open(&self, subject: &Subject, slow_start: bool, now: Mono) {
-        self.on_gates(subject, Gate::open);
+        match subject {
+            Subject::Model(host, model) => self.breaker(host, model).open(),
+            _ => self.on_gates(subject, Gate::open),
+        }
         self.blocks.lock().remove(subject);
         if let Subject::Bucket(project, model) = subject {
             self.look_again_whether_spent(project);
@@ -329,6 +366,7 @@ impl Pool {
                 Subject::Project(project) | Subject::Bucket(project, _) => {
                     live.projects[key.project as usize] == *project
                 }
+                Subject::Model(..) => false,
             };
             live.keys.iter().filter(concerned).for_each(|key| self.dial(&key.id).recovered(now));
         }
@@ -367,8 +405,28 @@ impl Pool {
     fn on_gates(&self, subject: &Subject, act: impl Fn(&Gate)) {
         match subject {
             Subject::KeyModel(key, model) => self.seats_of(key, model, |seat| act(&seat.gates.key_model)),
+            Subject::Model(host, model) => act(&self.breaker(host, model).gate),
             _ => act(&self.gate(subject)),
         }
+    }
+
+    /// The breaker of a model, closed to traffic if a block is known.
+    fn breaker(&self, host: &Host, model: &Model) -> Arc<Breaker> {
+        let mut models = self.models.lock();
+        let known = models.entry((host.clone(), model.clone()));
+        let breaker = known.or_insert_with(|| {
+            let breaker = Arc::<Breaker>::default();
+            if let Some(blocked) = self.blocks.lock().get(&Subject::Model(host.clone(), model.clone())) {
+                breaker.trip(&self.live().breaker, blocked.probe.unwrap_or(Mono::FOREVER));
+            }
+            breaker
+        });
+        breaker.clone()
+    }
+
+    /// The coordinator was heard.
+    pub(crate) fn heard(&self, now: Mono) {
+        self.heard_at.store(now.as_ms(), Release);
     }
 
     fn spent(&self, project: &ProjectId) -> Arc<Gate> {

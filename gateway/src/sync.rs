@@ -149,6 +149,7 @@ impl Following<'_> {
 
     fn heard(&self, now: Now) {
         self.app.state_at.store(now.mono.as_ms(), Release);
+        self.app.pool.heard(now.mono);
     }
 
     fn apply(&mut self, delta: &Delta) {

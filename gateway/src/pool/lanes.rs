@@ -94,10 +94,9 @@ impl Pool {
             .map(|(index, share)| {
                 let key = &live.keys[index];
                 let group = key.group as usize;
-                let model = breakers.entry(key.group).or_insert_with(|| {
-                    let name = (live.groups[group].host.clone(), upstream[group].clone());
-                    self.models.lock().entry(name).or_default().clone()
-                });
+                let model = breakers
+                    .entry(key.group)
+                    .or_insert_with(|| self.breaker(&live.groups[group].host, &upstream[group]));
                 self.seat(live, index, share / heaviest, &upstream[group], model.clone())
             })
             .collect()

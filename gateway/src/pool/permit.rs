@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use keyfleet_core::block;
 use keyfleet_core::error_body::StatedLimit;
-use keyfleet_core::id::{Model, ProjectId};
+use keyfleet_core::id::{Host, Model, ProjectId};
 use keyfleet_core::message::{Record, Subject};
 use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope};
 use keyfleet_core::select::{Probes, Seat};
@@ -14,6 +14,7 @@ use keyfleet_core::time::{Mono, Now};
 use keyfleet_service::clock;
 
 use super::quota::Spend;
+use super::trial::{self, Trial};
 use super::{Blocked, EgressState, LastFailure, Pool};
 use crate::live::{Live, LiveKey, ModelLane};
 
@@ -23,6 +24,8 @@ const TOGETHER: Duration = Duration::from_secs(5);
 const SUSPECTS: usize = 3;
 /// So much earlier than by our clock the upstream may find that a caller's time is over.
 const SKEW: Duration = Duration::from_millis(100);
+/// What a key, its project and its quota are tried for.
+const OWN: [Probes; 4] = [Probes::KEY, Probes::KEY_MODEL, Probes::BUCKET, Probes::PROJECT];
 
 /// The right to one attempt with one key. Whoever drops it unused gives back what it holds.
 pub(crate) struct Permit {
@@ -31,6 +34,8 @@ pub(crate) struct Permit {
     pub(super) lane: Arc<ModelLane>,
     pub(crate) seat: usize,
     pub(super) probes: Probes,
+    /// The right to them.
+    pub(super) trial: Trial,
     /// The size of the body, if it bounds the tokens.
     pub(super) bytes: Option<u64>,
     /// An answer has begun, so many ms after it was asked for. It counts once it has ended without a failure.
@@ -60,6 +65,10 @@ impl Permit {
         &self.lane.upstream[self.key().group as usize]
     }
 
+    fn host(&self) -> &Host {
+        &self.live.groups[self.key().group as usize].host
+    }
+
     fn egress(&self) -> &EgressState {
         &self.lane.egresses[self.key().egress as usize]
     }
@@ -81,11 +90,12 @@ impl Permit {
     /// The upstream began to answer; `ttfb` is the time to its first byte. What goes wrong later is told to
     /// [`Permit::failed`]; else dropping the permit counts the answer.
     pub(crate) fn succeeded(&mut self, ttfb: Duration, now: Mono) {
-        self.answered(now);
+        let probes = std::mem::take(&mut self.probes);
+        let mut trial = std::mem::take(&mut self.trial);
+        self.answered(probes, &mut trial, now);
         if self.egress().suspected.load(Relaxed) && self.egress().suspected.swap(false, AcqRel) {
             self.egress().suspects.lock().clear();
         }
-        let probes = std::mem::take(&mut self.probes);
         if probes.any() {
             self.pool.generation.fetch_add(1, AcqRel);
         }
@@ -96,19 +106,14 @@ impl Permit {
             self.begun = Some(ttfb_ms);
             return;
         }
-        let (key, model, project) =
-            (self.key().id.clone(), self.bucket_model().clone(), self.project().clone());
-        for (probe, subject) in [
-            (Probes::KEY, Subject::Key(key.clone())),
-            (Probes::KEY_MODEL, Subject::KeyModel(key.clone(), model.clone())),
-            (Probes::BUCKET, Subject::Bucket(project.clone(), model.clone())),
-            (Probes::PROJECT, Subject::Project(project)),
-        ] {
-            if probes.has(probe) {
+        for probe in OWN.into_iter().filter(|probe| probes.has(*probe)) {
+            if let Some(subject) = trial::subject(&self.live, &self.lane, self.seat(), probe) {
                 self.pool.open(&subject, probe != Probes::BUCKET, now);
             }
         }
+        let (key, model) = (self.key().id.clone(), self.bucket_model().clone());
         self.pool.reports.push(Record::Succeeded { key, model, n: 1, ttfb_ms, probe: true });
+        trial.judged(probes, &self.pool.reports);
     }
 
     /// What a failure means for this attempt. A deadline that the caller itself has set says nothing about the model,
@@ -127,6 +132,7 @@ impl Permit {
     pub(crate) fn failed(&mut self, outcome: &Outcome, stated: &[StatedLimit], now: Now) {
         self.begun = None;
         let probes = std::mem::take(&mut self.probes);
+        let mut trial = std::mem::take(&mut self.trial);
         let draw = fastrand::u32(..);
         let concerned = self.act_on(outcome, probes, draw, now);
         if probes.any() {
@@ -139,7 +145,6 @@ impl Permit {
         }
         let (key, model) = (self.key().id.clone(), self.bucket_model().clone());
         self.pool.remember(LastFailure { at: now.mono, key, model, cause: outcome.cause });
-        let own = [Probes::KEY, Probes::KEY_MODEL, Probes::BUCKET, Probes::PROJECT];
         self.pool.reports.push(Record::Failed {
             key: self.key().id.clone(),
             model: self.bucket_model().clone(),
@@ -147,13 +152,14 @@ impl Permit {
             cause: outcome.cause,
             retry_after_ms: outcome.retry_after.and_then(|span| u64::try_from(span.as_millis()).ok()),
             draw,
-            probe: own.iter().any(|probe| probes.has(*probe) && concerned.has(*probe)),
+            probe: OWN.iter().any(|probe| probes.has(*probe) && concerned.has(*probe)),
             limits: stated
                 .iter()
                 .filter(|_| self.live.config.quota.learn_limits && outcome.scope == Scope::Bucket)
                 .filter_map(|stated| Some((stated.dimension.quota()?, stated.limit)))
                 .collect(),
         });
+        trial.judged(concerned, &self.pool.reports);
     }
 
     /// Closes what the outcome closes; returns the gate that it was about.
@@ -164,8 +170,20 @@ impl Permit {
         let (subject, concerned) = match outcome.scope {
             Scope::Client => return Probes::default(),
             Scope::Model => {
-                if seat.gates.model.failed(policy, now.mono) {
+                let opened = seat.gates.model.failed(policy, now.mono);
+                if opened {
                     tracing::warn!(model = %self.bucket_model(), cause = outcome.cause.as_str(), "the model's breaker opens");
+                }
+                let probe = probes.has(Probes::MODEL);
+                if opened || probe {
+                    self.pool.reports.push(Record::Tripped {
+                        host: self.host().clone(),
+                        model: self.bucket_model().clone(),
+                        cause: outcome.cause,
+                        recovery_ms: u64::try_from(policy.recovery.as_millis()).unwrap_or(u64::MAX),
+                        draw,
+                        probe,
+                    });
                 }
                 return Probes::MODEL;
             }
@@ -201,22 +219,22 @@ impl Permit {
     }
 
     /// The upstream was reached and the model spoke: what their breakers count starts anew.
-    fn answered(&self, now: Mono) {
+    fn answered(&self, probes: Probes, trial: &mut Trial, now: Mono) {
         let gates = &self.seat().gates;
         let policy = &self.live.breaker;
-        let model = gates.model.succeeded(policy, now);
-        if model {
+        if gates.model.succeeded(policy, probes.has(Probes::MODEL), now) {
             tracing::info!(model = %self.bucket_model(), "the model's breaker closes");
-        }
-        if model {
-            self.pool.generation.fetch_add(1, AcqRel);
+            let (host, model) = (self.host().clone(), self.bucket_model().clone());
+            self.pool.open(&Subject::Model(host.clone(), model.clone()), false, now);
+            self.pool.reports.push(Record::Recovered { host, model });
+            trial.judged(Probes::MODEL, &self.pool.reports);
         }
         self.reached(now);
     }
 
     /// The upstream was reached.
     fn reached(&self, now: Mono) {
-        if self.seat().gates.egress.succeeded(&self.live.breaker, now) {
+        if self.seat().gates.egress.succeeded(&self.live.breaker, true, now) {
             self.pool.generation.fetch_add(1, AcqRel);
         }
     }

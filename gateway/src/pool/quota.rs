@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use keyfleet_core::id::{Model, ProjectId, ReplicaId};
+use keyfleet_core::message::Subject;
 use keyfleet_core::quota::holder::{Drawn, Empty, Holder, Purse};
 use keyfleet_core::quota::message::{LeaseReply, LeaseRequest};
 use keyfleet_core::quota::rules::Rules;
@@ -236,6 +237,16 @@ impl Quota {
             }
         }
         Ok(Spend::new(parts))
+    }
+
+    /// Draws the right to try what is blocked.
+    pub(super) fn probe(&self, subject: &Subject, now: Mono) -> Result<Drawn, Empty> {
+        let purse = self.holder.lock().purse(&Bucket::Probe(subject.clone()), now);
+        let drawn = purse.draw(1, now);
+        if !matches!(drawn, Err(Empty::Spent(_))) {
+            self.low.notify_one();
+        }
+        drawn
     }
 
     /// How many answers about leases have come: to be read before drawing, for [`Quota::wait`].

@@ -4,6 +4,7 @@ use keyfleet_core::id::{KeyId, Model, ReplicaId};
 use keyfleet_core::ledger::{Event, Ledger, Member, Roster, Saved, Term};
 use keyfleet_core::message::{Change, Operation, Record, Subject};
 use keyfleet_core::outcome::Cause;
+use keyfleet_core::select::Want;
 use keyfleet_core::state::{Commit, Meta};
 use keyfleet_fabric::bus::local::{LocalLeader, REPORTS, fabric};
 use keyfleet_fabric::bus::{LeaderBus as _, Told};
@@ -289,4 +290,23 @@ async fn a_coordinator_that_is_gone_is_a_death() {
     eventually("the first state", || app.state_at.load(Acquire) > 0).await;
     drop(leader);
     sync.await.unwrap();
+}
+
+/// Nobody is there to grant the right to try: keys that may be back are not left alone for ever.
+#[tokio::test]
+async fn what_is_blocked_is_tried_unasked_after_a_long_silence() {
+    let (app, leader) = fixture().await;
+    let now = clock::now();
+    for key in &leader.keys {
+        let (subject, cause) = (Subject::Key(key.clone()), Cause::CredentialRejected);
+        app.pool.decide(&Change::Blocked { subject, cause, ttl_ms: None, probe_ms: Some(0) }, now);
+    }
+    app.pool.heard(now.mono);
+    let is_tried = |secs| {
+        let later = Now { mono: now.mono.plus(Duration::from_secs(secs)), ..now };
+        let (live, want) = (app.pool.live(), Want::default());
+        app.pool.acquire(&live, &Model::new("m"), &want, None, false, later).is_ok()
+    };
+    assert_eq!([0, 15, 29].map(is_tried), [false; 3]);
+    assert!(is_tried(61));
 }

@@ -17,6 +17,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
+/// A model that is down is tried so often at least: one request of the whole fleet costs little, and every second that a
+/// model is back unnoticed costs much.
+const MOST_RECOVERY: Duration = Duration::from_secs(30);
+
 /// A minute quota is back within a minute; the upstream's figure may not keep us away for longer than this.
 const MINUTE_CAP: Duration = Duration::from_secs(65);
 /// Added to every stated delay: the upstream's clock and ours do not tick together.
@@ -96,6 +100,13 @@ pub fn temporary(level: u32, policy: &Policy, draw: u32) -> Window {
     Window { until: Utc::FOREVER, probe_after: Some(base + jitter(base, draw)) }
 }
 
+/// The window of a model whose breaker opened: it ends with a single request that is answered. The time to the next one
+/// doubles while they fail.
+pub fn tripped(recovery: Duration, level: u32, draw: u32) -> Window {
+    let base = doubled(recovery, level, recovery.max(MOST_RECOVERY));
+    Window { until: Utc::FOREVER, probe_after: Some(base + jitter(base, draw)) }
+}
+
 /// When a key or project that is out for good is looked at again: after an hour, then every six.
 pub fn recheck_after(times: u32) -> Duration {
     if times == 0 { HOUR } else { 6 * HOUR }
@@ -154,6 +165,11 @@ impl Block {
             (probe, _) => probe,
         };
         Self { probe_at, since: self.since, level: self.level.max(later.level), ..long }
+    }
+
+    /// True while one single request may try.
+    pub fn is_half_open(&self, now: Now) -> bool {
+        self.holds(now) && self.probe_at.is_some_and(|at| at <= now.utc)
     }
 
     /// True while it keeps any traffic away.

@@ -1,7 +1,9 @@
 //! What the hot path reads: a [`Gate`] per scope, closed until a moment, and a [`Breaker`], which is a gate that
 //! failures in a row close. Both are atomics, so that every thread of a replica decides on the latest finding.
 //!
-//! A closed gate may offer a probe: one single request that is let through to see whether the trouble is over.
+//! A closed gate may offer a probe: one single request that is let through to see whether the trouble is over. A gate
+//! offers it to one thread of its replica; which replica may take it is decided by the coordinator, who grants the right
+//! to probe as a lot ([`Bucket::Probe`](crate::quota::Bucket::Probe)). Ways out are each replica's own affair.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
@@ -146,8 +148,9 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Counts a success; true if it let traffic flow again.
-    pub fn succeeded(&self, policy: &BreakerPolicy, now: Mono) -> bool {
+    /// Counts a success; true if it let traffic flow again. While traffic is stopped, only that of a `probe` counts: what
+    /// was under way before says nothing about now.
+    pub fn succeeded(&self, policy: &BreakerPolicy, probe: bool, now: Mono) -> bool {
         // The gate decides, not the count: a failure at the same time may have closed it behind a count of zero.
         if self.gate.passage(now) == Passage::Open {
             if self.failures.load(Acquire) != 0 {
@@ -155,14 +158,22 @@ impl Breaker {
             }
             return false;
         }
+        if !probe {
+            return false;
+        }
         if self.successes.fetch_add(1, AcqRel) + 1 < policy.successes {
             self.gate.return_probe(now);
             return false;
         }
+        self.open();
+        true
+    }
+
+    /// Lets traffic flow, and counts anew.
+    pub fn open(&self) {
         self.failures.store(0, Release);
         self.successes.store(0, Release);
         self.gate.open();
-        true
     }
 
     /// Counts a failure; true if it stopped traffic that flowed.
@@ -202,8 +213,8 @@ mod tests {
         breaker.trip(&POLICY, at(10));
         breaker.failures.store(0, Release); // what the crossing success leaves behind
         assert!(breaker.gate.take_probe(at(10)));
-        breaker.succeeded(&POLICY, at(11));
-        assert!(breaker.succeeded(&POLICY, at(12)));
+        breaker.succeeded(&POLICY, true, at(11));
+        assert!(breaker.succeeded(&POLICY, true, at(12)));
         assert_eq!(breaker.gate.passage(at(12)), Passage::Open);
     }
 
@@ -255,19 +266,23 @@ mod tests {
         let breaker = Breaker::default();
         breaker.failed(&POLICY, at(0));
         breaker.failed(&POLICY, at(0));
-        breaker.succeeded(&POLICY, at(0));
+        breaker.succeeded(&POLICY, false, at(0));
         assert!(!breaker.failed(&POLICY, at(0)), "the success started the count anew");
         assert!(!breaker.failed(&POLICY, at(0)));
         assert!(breaker.failed(&POLICY, at(0)));
         assert_eq!(breaker.gate.passage(at(1_999)), Passage::Closed);
         assert_eq!(breaker.gate.returns_at(), at(2_000), "the probe decides");
+        assert!(
+            !breaker.succeeded(&POLICY, false, at(1_000)) && !breaker.succeeded(&POLICY, false, at(1_000))
+        );
+        assert_eq!(breaker.gate.passage(at(1_999)), Passage::Closed, "it was under way before");
         assert!(breaker.gate.take_probe(at(2_000)));
         assert!(!breaker.failed(&POLICY, at(2_100)), "it had been closed already");
         assert_eq!(breaker.gate.passage(at(4_099)), Passage::Closed, "the failed probe waits anew");
         assert!(breaker.gate.take_probe(at(4_100)));
-        assert!(!breaker.succeeded(&POLICY, at(4_200)), "two successes are asked for");
+        assert!(!breaker.succeeded(&POLICY, true, at(4_200)), "two successes are asked for");
         assert!(breaker.gate.take_probe(at(4_200)));
-        assert!(breaker.succeeded(&POLICY, at(4_300)));
+        assert!(breaker.succeeded(&POLICY, true, at(4_300)));
         assert_eq!(breaker.gate.passage(at(4_300)), Passage::Open);
     }
 }

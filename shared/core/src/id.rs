@@ -69,6 +69,10 @@ name! {
     Egress
 }
 name! {
+    /// Host and port of a target: models that share a name have a breaker for each.
+    Host
+}
+name! {
     /// A named client of the gateway, as in `server.clients`.
     ClientName
 }

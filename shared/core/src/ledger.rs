@@ -7,6 +7,7 @@
 //! What an event changes is stored before anybody hears of it: [`Step::entries`] and [`Step::delta`] are committed
 //! together, and only then are decisions spread and leases handed out.
 
+mod breakers;
 mod models;
 mod operating;
 mod probing;
@@ -24,6 +25,7 @@ use crate::health::{self, Health, Score};
 use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
 use crate::message::{Change, Delta, Operation, Owned, Record, Report, Snapshot, Subject};
 use crate::outcome::{Cause, Outcome, Retry, Scope};
+use crate::quota::Bucket;
 use crate::quota::message::{LeaseReply, LeaseRequest};
 use crate::state::Entry;
 use crate::time::{Mono, Now, Utc};
@@ -255,13 +257,13 @@ impl Ledger {
             return; // it was stored twice
         }
         self.heard.insert(report.replica.clone(), (report.seq, now.mono));
-        notes.heard.push((report.replica, report.seq));
+        notes.heard.push((report.replica.clone(), report.seq));
         for record in report.records {
-            self.record(record, now, notes);
+            self.record(record, &report.replica, now, notes);
         }
     }
 
-    fn record(&mut self, record: Record, now: Now, notes: &mut Notes) {
+    fn record(&mut self, record: Record, replica: &ReplicaId, now: Now, notes: &mut Notes) {
         match record {
             Record::Succeeded { key, model, n, ttfb_ms, probe } => {
                 self.succeeded(&key, &model, n, ttfb_ms, probe, now, notes);
@@ -276,6 +278,14 @@ impl Ledger {
                 self.failed(&key, &model, &outcome, draw, probe, now, notes);
             }
             Record::Owned(owned) => self.own(owned, now, notes),
+            Record::Tripped { host, model, cause, recovery_ms, draw, probe } => {
+                let recovery = Duration::from_millis(recovery_ms);
+                self.tripped(Subject::Model(host, model), cause, recovery, draw, probe, now, notes);
+            }
+            Record::Judged { subject, lot } => {
+                self.quotas.grantor.judged(&Bucket::Probe(subject), replica, lot);
+            }
+            Record::Recovered { host, model } => self.clear(&Subject::Model(host, model), now, notes),
         }
     }
 
@@ -360,15 +370,9 @@ impl Ledger {
         let before = if is_shared { state.failed_at.replace(now.mono) } else { None };
         let others = self.models.others_succeed(model, &project, before, now.mono);
         if let Some(weight) = health::weight(outcome.scope, outcome.cause, others) {
-            self.charge(key, weight, outcome, draw, now, notes);
+            self.charge(key, weight, outcome, draw, probe, now, notes);
         }
-        let subject = match outcome.scope {
-            Scope::Key => Subject::Key(key.clone()),
-            Scope::KeyModel => Subject::KeyModel(key.clone(), model.clone()),
-            Scope::Bucket => Subject::Bucket(project, model.clone()),
-            Scope::Project | Scope::BillingAccount => Subject::Project(project),
-            Scope::Client | Scope::Model | Scope::Egress => return,
-        };
+        let Some(subject) = self.subject(key, model, outcome.scope) else { return };
         let level = self.next_level(&subject, probe, now);
         let Some(window) = block::window(outcome, level, &self.roster.policy, now.utc, draw) else { return };
         for subject in self.paid_together(subject, outcome.scope) {
@@ -376,13 +380,16 @@ impl Ledger {
         }
     }
 
-    /// Charges a failure to the key itself; too many in a row block it for a while.
+    /// Charges a failure to the key itself; too many in a row block it for a while, and so does one where a probe was
+    /// to show that they are over.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one failure")]
     fn charge(
         &mut self,
         key: &KeyId,
         weight: f64,
         outcome: &Outcome,
         draw: u32,
+        probe: bool,
         now: Now,
         notes: &mut Notes,
     ) {
@@ -394,13 +401,15 @@ impl Ledger {
         if outcome.scope == Scope::Key {
             state.failures_in_a_row += 1;
         }
-        let blocked = state.failures_in_a_row >= policy.max_failures;
+        let subject = Subject::Key(key.clone());
+        let again = probe && self.blocks.get(&subject).is_some_and(|block| block.holds(now));
+        let own = outcome.scope == Scope::Key;
+        let blocked = own && (again || state.failures_in_a_row >= policy.max_failures);
         if blocked {
             state.failures_in_a_row = 0;
         }
         score(key, state, now, notes);
         if blocked {
-            let subject = Subject::Key(key.clone());
             let level = self.next_level(&subject, true, now);
             let window = block::temporary(level, &policy, draw);
             self.block(subject, outcome, window, level, true, now, notes);
@@ -452,9 +461,22 @@ impl Ledger {
         let Some(block) = self.blocks.remove(subject) else { return };
         notes.touched.blocks.insert(subject.clone());
         if block.holds(now) {
-            let slow_start = block.cause.outcome().scope != Scope::Bucket;
+            let of_keys = matches!(subject, Subject::Key(_) | Subject::KeyModel(..) | Subject::Project(_));
+            let slow_start = of_keys && block.cause.outcome().scope != Scope::Bucket;
             notes.changes.push(Change::Cleared { subject: subject.clone(), slow_start });
         }
+    }
+
+    /// What a failure of a key is about, as far as it is the keys' or the quota's.
+    fn subject(&self, key: &KeyId, model: &Model, scope: Scope) -> Option<Subject> {
+        let project = self.keys.get(key)?.project.clone();
+        Some(match scope {
+            Scope::Key => Subject::Key(key.clone()),
+            Scope::KeyModel => Subject::KeyModel(key.clone(), model.clone()),
+            Scope::Bucket => Subject::Bucket(project, model.clone()),
+            Scope::Project | Scope::BillingAccount => Subject::Project(project),
+            Scope::Client | Scope::Model | Scope::Egress => return None,
+        })
     }
 
     /// How many times in a row a subject has struck before: 0 the first time.
@@ -479,6 +501,7 @@ impl Ledger {
     fn forget_the_past(&mut self, now: Now, notes: &mut Notes) {
         let over = self.blocks.extract_if(|_, block| block.until.plus(IN_A_ROW) <= now.utc);
         notes.touched.blocks.extend(over.map(|(subject, _)| subject));
+        self.forget_breakers(now, notes);
         let over = self.owned.extract_if(|_, (_, until)| *until <= now.utc);
         notes.touched.owners.extend(over.map(|(resource, _)| resource));
         let silent = self.heard.extract_if(|_, (_, at)| now.mono.since(*at) > FORGET_PUBLISHER);

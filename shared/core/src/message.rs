@@ -4,10 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::health::Score;
-use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
+use crate::id::{Host, KeyId, Model, ProjectId, ReplicaId, Resource};
 use crate::outcome::{Cause, Scope};
 use crate::quota::message::{LeaseReply, LeaseRequest};
-use crate::quota::{Bucket, Dimension};
+use crate::quota::{Bucket, Dimension, LotId};
 
 /// What a replica saw, in the order in which it saw it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,35 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         limits: Vec<(Dimension, u64)>,
     },
+    /// A replica's breaker of a model has opened, or stays open because the single request that tried failed.
+    Tripped {
+        /// Where the model is asked for.
+        host: Host,
+        /// Which model.
+        model: Model,
+        /// What the last failure was.
+        cause: Cause,
+        /// How long to wait before the next single request, in ms, the first time.
+        recovery_ms: u64,
+        /// The random draw of the block's jitter.
+        draw: u32,
+        /// It was the single request that the breaker had let through.
+        probe: bool,
+    },
+    /// The single requests that a model's breaker had let through were answered.
+    Recovered {
+        /// Where.
+        host: Host,
+        /// Which model.
+        model: Model,
+    },
+    /// The probe of this lot has ended, and its verdict is in the records before this one.
+    Judged {
+        /// What was tried.
+        subject: Subject,
+        /// The right to it.
+        lot: LotId,
+    },
     /// Something was created upstream that only this project can use.
     Owned(Owned),
 }
@@ -84,6 +113,8 @@ pub enum Subject {
     Bucket(ProjectId, Model),
     /// A project.
     Project(ProjectId),
+    /// A model, whoever asks for it at this host.
+    Model(Host, Model),
 }
 
 /// One authoritative decision.

@@ -12,6 +12,10 @@
 //! - A closed lot stays in every report until an answer to such a report is in: forgetting it earlier would make a
 //!   used lot look like one that was never accepted.
 //!
+//! The right to try what is blocked is a lot too, of one permit ([`Bucket::Probe`]). It is not counted over a window:
+//! its holder keeps listing it while the request is under way, which prolongs it, and when it is closed the next one
+//! waits for the verdict.
+//!
 //! Take any window, and the last lot granted of those with an admission in it. Every other admission in the window
 //! was, at that grant, either charged (at or after its real time, so still counted) or inside the open part of a
 //! lot. The grant left the sum of both within the limit; hence so are the admissions.
@@ -35,6 +39,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClientName, Model, ProjectId};
+use crate::message::Subject;
 use crate::time::LedgerTime;
 
 /// What the upstream counts.
@@ -62,12 +67,20 @@ pub enum Bucket {
     Quota(ProjectId, Model, Dimension),
     /// What a named client may ask of all replicas together, in requests per minute.
     Client(ClientName),
+    /// The single request that may try whether a block is over. It has one permit, which nobody else gets before its
+    /// holder has told how the request went, or has not been heard of for as long as a lot lives.
+    Probe(Subject),
 }
 
 impl Bucket {
     /// Whether it is counted by the calendar day instead of a sliding window.
     pub fn is_daily(&self) -> bool {
         matches!(self, Self::Quota(_, _, Dimension::Rpd))
+    }
+
+    /// Whether it is the right to try what is blocked.
+    pub fn is_probe(&self) -> bool {
+        matches!(self, Self::Probe(_))
     }
 }
 

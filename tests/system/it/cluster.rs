@@ -6,6 +6,7 @@ mod alone;
 mod hot_path;
 mod operators;
 mod outages;
+mod probes;
 mod quotas;
 mod replicas;
 mod rolling;

@@ -81,6 +81,7 @@ impl Ledger {
         let concerns = |subject: &&Subject| match subject {
             Subject::Key(of) | Subject::KeyModel(of, _) => of == key,
             Subject::Project(of) | Subject::Bucket(of, _) => *of == state.project,
+            Subject::Model(..) => false,
         };
         let mut subjects: Vec<_> = self.blocks.keys().filter(concerns).cloned().collect();
         subjects.sort();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ledger, Notes};
+use super::{Ledger, Notes, millis};
 use crate::id::{Model, ProjectId};
 use crate::message::Change;
 use crate::quota::account::{Account, Moment};
@@ -18,6 +18,11 @@ use crate::time::{LedgerClock, LedgerTime, Now, Utc};
 const LEARNED_FOR: Duration = Duration::from_hours(24);
 /// The most learned limits that are kept.
 const MAX_LEARNED: usize = 100_000;
+
+/// Whoever finds that another replica tries what is blocked asks again after this time, in case that one gives up.
+const PROBE_TAKEN: Duration = Duration::from_secs(1);
+/// Whoever asks to try what nobody may try hears of it again before, if that changes.
+const NO_PROBE: Duration = Duration::from_mins(1);
 
 /// A limit that an error told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,12 +115,25 @@ impl Ledger {
 
     pub(super) fn lease(&mut self, requests: &[LeaseRequest], now: Now) -> Vec<LeaseReply> {
         let moment = self.quotas.moment(now);
-        let Self { roster, quotas: Quotas { grantor, learned, .. }, .. } = self;
+        let Self { roster, blocks, quotas: Quotas { grantor, learned, .. }, .. } = self;
         let limit = |bucket: &Bucket| {
+            if let Bucket::Probe(subject) = bucket {
+                // Of a block that is not known here the report may have been lost: one at a time may try all the same.
+                let closed = blocks.get(subject).is_some_and(|b| b.holds(now) && !b.is_half_open(now));
+                return Some(u64::from(!closed));
+            }
             let configured = roster.limits.leasable(bucket);
             configured.or_else(|| learned.get(bucket).map(|learned| learned.limit))
         };
-        grantor.serve(requests, limit, moment)
+        let mut replies = grantor.serve(requests, limit, moment);
+        for refusal in replies.iter_mut().flat_map(|reply| &mut reply.refusals) {
+            if let Bucket::Probe(subject) = &refusal.bucket {
+                let due = blocks.get(subject).filter(|b| b.holds(now) && !b.is_half_open(now));
+                let due = due.map(|block| block.probe_at.map_or(NO_PROBE, |at| at.since(now.utc)));
+                refusal.retry_ms = millis(due.unwrap_or(PROBE_TAKEN).min(NO_PROBE));
+            }
+        }
+        replies
     }
 
     /// An error told the limits that it was about. What they allow counts as used until the upstream says otherwise:

@@ -76,6 +76,7 @@ impl Ledger {
                 !self.keys.contains_key(key) || replaced.contains(key)
             }
             Subject::Bucket(project, _) | Subject::Project(project) => !projects.contains(project),
+            Subject::Model(..) => false,
         });
         for (subject, _) in gone {
             notes.touched.blocks.insert(subject.clone());

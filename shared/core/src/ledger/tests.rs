@@ -5,6 +5,7 @@ use crate::quota::rules::Rules;
 use crate::state::{Image, Meta, Table};
 
 mod operating;
+mod probes;
 
 const MODEL: &str = "gemini-2.5-flash";
 

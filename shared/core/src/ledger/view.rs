@@ -63,6 +63,7 @@ impl Ledger {
                 Subject::Bucket(project, _) | Subject::Project(project) => {
                     of_projects.entry(project).or_default().push(pair);
                 }
+                Subject::Model(..) => {}
             }
         }
         let mut totals: HashMap<&KeyId, Totals> = HashMap::new();
@@ -94,7 +95,7 @@ impl Ledger {
 
     /// Every limited bucket that somebody uses, by name.
     pub fn buckets(&mut self, now: Now) -> Vec<BucketView> {
-        let usage = self.usage(now).into_iter();
+        let usage = self.usage(now).into_iter().filter(|(bucket, ..)| !bucket.is_probe());
         let mut buckets: Vec<_> =
             usage.map(|(bucket, used, open, limit)| BucketView { bucket, used, open, limit }).collect();
         buckets.sort_by(|a, b| a.bucket.cmp(&b.bucket));

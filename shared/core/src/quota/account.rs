@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::used::{Day, Window};
-use super::{Bucket, OpenLot, Terms};
+use super::{Bucket, LotId, OpenLot, Terms};
 use crate::time::{LedgerTime, Utc};
 
 /// The leader's clocks, and its epoch.
@@ -34,12 +34,17 @@ pub struct Account {
 enum Used {
     Window(Window),
     Day(Day),
+    /// The probe of this lot has ended, and until then its verdict may be on its way.
+    Verdict(Option<(LotId, LedgerTime)>),
 }
 
 impl Account {
     pub(super) fn new(bucket: &Bucket) -> Self {
-        let used =
-            if bucket.is_daily() { Used::Day(Day::default()) } else { Used::Window(Window::default()) };
+        let used = match bucket {
+            Bucket::Probe(_) => Used::Verdict(None),
+            bucket if bucket.is_daily() => Used::Day(Day::default()),
+            _ => Used::Window(Window::default()),
+        };
         Self { used, lots: Vec::new(), short_until: LedgerTime::default() }
     }
 
@@ -47,6 +52,7 @@ impl Account {
         match &mut self.used {
             Used::Window(window) => window.charge(n, at),
             Used::Day(day) => day.charge(n, utc),
+            Used::Verdict(_) => {}
         }
     }
 
@@ -55,6 +61,22 @@ impl Account {
         match &mut self.used {
             Used::Window(window) => window.refund(n),
             Used::Day(day) => day.refund(n, utc),
+            Used::Verdict(_) => {}
+        }
+    }
+
+    /// The probe of this lot has ended; its verdict arrives before then, if it ever does.
+    pub(super) fn await_verdict(&mut self, lot: LotId, until: LedgerTime) {
+        if let Used::Verdict(awaited) = &mut self.used {
+            *awaited = Some((lot, until));
+        }
+    }
+
+    /// How the probe of this lot went is known.
+    pub(super) fn judged(&mut self, lot: LotId) {
+        self.lots.retain(|open| open.id != lot);
+        if let Used::Verdict(awaited) = &mut self.used {
+            awaited.take_if(|(awaited, _)| *awaited == lot);
         }
     }
 
@@ -63,12 +85,17 @@ impl Account {
         match &mut self.used {
             Used::Window(window) => window.count(terms, now.time),
             Used::Day(day) => day.count(now.utc),
+            Used::Verdict(awaited) => u64::from(awaited.is_some_and(|(_, until)| now.time < until)),
         }
     }
 
     /// What is out in lots and may be used any moment.
     pub(super) fn open(&self) -> u64 {
-        self.lots.iter().map(OpenLot::open).sum()
+        match self.used {
+            // It is out until it is closed, drawn from or not.
+            Used::Verdict(_) => self.lots.len() as u64,
+            _ => self.lots.iter().map(OpenLot::open).sum(),
+        }
     }
 
     /// Writes off what nobody reported in time: it counts as used at the last moment at which it can have been.
@@ -85,6 +112,7 @@ impl Account {
         let of_use = match &self.used {
             Used::Window(window) => window.next_return(terms).map(|at| at.since(now.time)),
             Used::Day(day) => Some(day.returns().since(now.utc)),
+            Used::Verdict(_) => None,
         };
         // What others hold and do not need comes back when half of its life is over.
         let of_lots = (!self.lots.is_empty()).then_some(terms.life / 2);

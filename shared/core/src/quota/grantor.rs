@@ -11,7 +11,7 @@ use super::message::{Grant, LeaseReply, LeaseRequest, LotReport, Refusal, Want};
 use super::share::share;
 use super::{Bucket, LotId, OpenLot, Terms};
 use crate::id::{Model, ReplicaId};
-use crate::time::{LedgerTime, Utc};
+use crate::time::LedgerTime;
 
 /// Buckets of models that no upstream has answered for. Their names come from clients.
 const MAX_PROVISIONAL: usize = 1_000;
@@ -97,6 +97,14 @@ impl Grantor {
             self.account(bucket).charge(n, now.time, now.utc);
             self.changed.insert(bucket.clone());
         }
+    }
+
+    /// How the probe of a holder's lot went is known: nothing is waited for any more, and the lot is no more.
+    pub fn judged(&mut self, bucket: &Bucket, boot: &ReplicaId, lot: LotId) {
+        let Some(account) = self.accounts.get_mut(bucket).filter(|_| bucket.is_probe()) else { return };
+        account.judged(lot);
+        self.changed.insert(bucket.clone());
+        self.forget_lot(boot, lot);
     }
 
     /// Grants nothing of a minute's quota for as long as lots and charges may be out that nobody knows of. It must be
@@ -193,6 +201,10 @@ impl Grantor {
         else {
             return; // charged in full when it ran out
         };
+        if report.bucket.is_probe() {
+            self.settle_probe(boot, report, place, now);
+            return;
+        }
         let lot = &mut account.lots[place];
         let drawn = report.drawn.min(lot.size + report.given_back).saturating_sub(lot.drawn);
         let given_back = report.given_back.saturating_sub(lot.given_back);
@@ -210,6 +222,22 @@ impl Grantor {
         if report.closed {
             self.forget_lot(boot, report.lot);
         }
+    }
+
+    /// A probe's lot lives on while its holder lists it. Once it is closed, the verdict is waited for if it was used.
+    fn settle_probe(&mut self, boot: &ReplicaId, report: &LotReport, place: usize, now: Moment) {
+        let until = now.time.plus(self.terms.life);
+        let Some(account) = self.accounts.get_mut(&report.bucket) else { return };
+        if report.closed {
+            account.lots.remove(place);
+            if report.drawn > report.given_back {
+                account.await_verdict(report.lot, until);
+            }
+            self.forget_lot(boot, report.lot);
+        } else {
+            account.lots[place].expires = until;
+        }
+        self.changed.insert(report.bucket.clone());
     }
 
     fn grant(
@@ -239,6 +267,8 @@ impl Grantor {
         // Nobody takes more than a part of what is left for later: others may need it sooner.
         let most = (rest / if bucket.is_daily() { 100 } else { 4 }).max(1);
         let most = if self.is_short(bucket, needed != needs, now) { 0 } else { most };
+        // A probe is for a request that is there.
+        let most = if bucket.is_probe() { 0 } else { most };
         let aheads: Vec<u64> = wants
             .iter()
             .map(|(asker, want)| {
@@ -255,7 +285,9 @@ impl Grantor {
             }
             if size > 0 {
                 let lot = self.open_lot(bucket, size, &requests[*asker], now);
-                let life_ms = millis(self.terms.life);
+                // The other half is for telling that a probe has begun, however often that gets lost.
+                let life = if bucket.is_probe() { self.terms.life / 2 } else { self.terms.life };
+                let life_ms = millis(life);
                 replies[*asker].grants.push(Grant { bucket: bucket.clone(), lot, size, life_ms });
             }
         }

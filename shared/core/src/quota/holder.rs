@@ -36,6 +36,8 @@ pub struct Lot {
     permits: Permits,
     born: Mono,
     expires: Mono,
+    /// The request that it was for has ended with a verdict; probes only.
+    over: AtomicBool,
 }
 
 impl Lot {
@@ -166,6 +168,12 @@ impl Drawn {
     /// Nothing was sent: the permits are as good as new.
     pub fn give_back(self) {
         self.lot.permits.give_back(self.n, self.round);
+    }
+
+    /// The probe has ended, and how it went is told elsewhere, by the name of its lot. That can be closed.
+    pub fn judged(self) -> LotId {
+        self.lot.over.store(true, Release);
+        self.lot.id
     }
 
     /// Fewer than drawn were spent.
@@ -304,7 +312,8 @@ impl Holder {
             let life = grant.life_ms - grant.life_ms * u64::from(self.terms.drift_permille) / 1_000;
             let expires = asked.sent.plus(Duration::from_millis(life)).minus(SLACK);
             let permits = Permits::new(grant.size);
-            let lot = Arc::new(Lot { id: grant.lot, permits, born: asked.sent, expires });
+            let over = AtomicBool::new(false);
+            let lot = Arc::new(Lot { id: grant.lot, permits, born: asked.sent, expires, over });
             if let Some(tracked) = tracked {
                 tracked.purse.lots.rcu(|lots| {
                     let mut lots = Vec::clone(lots);
@@ -356,8 +365,10 @@ impl Holder {
             self.closed.extend(tracked.close_spent(largest, &self.terms, now));
             let dry = purse.dry_until(now).is_some();
             let debt = purse.debt.swap(0, AcqRel);
+            // Of a probe there is but one.
+            let unmet = if bucket.is_probe() { unmet.min(1) } else { unmet };
             let need = if dry { 0 } else { unmet };
-            let ahead = if dry { 0 } else { ahead };
+            let ahead = if dry || bucket.is_probe() { 0 } else { ahead };
             if need + ahead + debt > 0 {
                 wants.push(Want { bucket: bucket.clone(), need, ahead, debt });
             }
@@ -433,6 +444,9 @@ impl Tracked {
         let keep = |lot: &Lot| {
             let old = is_old(lot, terms, now);
             let left = lot.permits.left();
+            if self.purse.bucket.is_probe() && left == 0 {
+                return !lot.over.load(Acquire); // it is under way, and listing it says so
+            }
             left > 0 && left >= largest && lot.is_live(now) && (!old || (in_demand && !has_young))
         };
         let (kept, out): (Vec<_>, Vec<_>) = lots.iter().cloned().partition(|lot| keep(lot));

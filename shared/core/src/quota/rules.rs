@@ -63,6 +63,7 @@ impl Rules {
                 self.projects.get(project)?.iter().filter_map(first).min()
             }
             Bucket::Client(_) => self.client,
+            Bucket::Probe(_) => None,
         }
     }
 }

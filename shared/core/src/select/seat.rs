@@ -186,6 +186,15 @@ impl Seat {
         }
     }
 
+    /// Puts the next probe of one gate off until then.
+    pub fn put_probe_off(&self, probe: Probes, at: Mono) {
+        for (bit, gate) in self.gates.all().iter().enumerate() {
+            if probe.0 & (1 << bit) != 0 {
+                gate.schedule_probe(at);
+            }
+        }
+    }
+
     /// Whose fault it is that this seat is closed; `None` if it is open.
     pub(super) fn blame(&self, now: Mono) -> Option<Blame> {
         let closed = |gate: &Gate| gate.passage(now) == Passage::Closed;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use keyfleet_core::id::ReplicaId;
+use keyfleet_core::quota::LotId;
 use keyfleet_core::quota::account::Moment;
 use keyfleet_core::quota::grantor::Grantor;
 use keyfleet_core::quota::message::{LeaseReply, LeaseRequest, LotReport};
@@ -10,6 +11,7 @@ use keyfleet_core::quota::used::TWILIGHT;
 use keyfleet_core::time::{LedgerClock, LedgerTime, Mono, Utc};
 
 use super::judge::next_midnight;
+use super::probes::Listed;
 use super::store::{Claim, Claimed, Trust, Write, Written};
 use super::{Event, Flaw, Kind, Process, TERMS, World};
 
@@ -44,6 +46,7 @@ struct Term {
 struct Pending {
     write: Write,
     replies: Vec<(usize, u64, LeaseReply)>,
+    listed: Vec<Listed>,
     sent: Mono,
 }
 
@@ -54,7 +57,7 @@ impl Coordinator {
 }
 
 /// Which gateway, and which start of it, a request came from.
-fn sender(request: &LeaseRequest) -> (usize, u64) {
+pub(crate) fn sender(request: &LeaseRequest) -> (usize, u64) {
     let (gateway, start) = request.boot.as_str().strip_prefix("gw").unwrap().split_once('-').unwrap();
     (gateway.parse().unwrap(), start.parse().unwrap())
 }
@@ -208,6 +211,7 @@ impl World {
             .zip(replies)
             .map(|(request, reply)| (sender(request).0, sender(request).1, reply))
             .collect();
+        let listed = requests.iter().map(|request| Listed::new(request, self.now)).collect();
         let accounts = term.grantor.changes();
         let blind_until = match flaw {
             Some(Flaw::QuarantineForgotten) => LedgerTime::default(),
@@ -223,10 +227,10 @@ impl World {
             accounts,
         };
         if flaw == Some(Flaw::ReplyBeforePersist) {
-            term.pending = Some(Pending { write: write.clone(), replies: Vec::new(), sent: clock });
+            term.pending = Some(Pending { write: write.clone(), replies: Vec::new(), listed, sent: clock });
             self.spread(replies);
         } else {
-            term.pending = Some(Pending { write: write.clone(), replies, sent: clock });
+            term.pending = Some(Pending { write: write.clone(), replies, listed, sent: clock });
         }
         self.transmit_to_store(|| Event::Write(n, start, write.clone()));
     }
@@ -251,9 +255,18 @@ impl World {
         };
         if done {
             term.commit = next;
-            let replies = term.pending.take().map(|pending| pending.replies).unwrap_or_default();
-            self.spread(replies);
+            let Some(pending) = term.pending.take() else { return };
+            self.heard_of(&pending.listed);
+            self.spread(pending.replies);
             self.serve(n);
+        }
+    }
+
+    /// Every coordinator that believes that it leads hears how a probe went.
+    pub(crate) fn judged(&mut self, boot: &ReplicaId, bucket: usize, lot: LotId) {
+        let running = self.coordinators.iter_mut().filter(|one| one.process.paused_until <= self.now);
+        for term in running.filter_map(|coordinator| coordinator.term.as_mut()) {
+            term.grantor.judged(&self.buckets[bucket], boot, lot);
         }
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct Attempt {
     pub(crate) drawn: Vec<(usize, Drawn)>,
     pub(crate) tokens: u64,
     drawn_at: u64,
+    /// The number of the last request about leases, and when the one was sent that got the newest lot.
+    pub(crate) asked: (u64, u64),
 }
 
 impl Gateway {
@@ -123,6 +125,10 @@ impl World {
         let drawn = match self.draw(n, ask) {
             Ok(drawn) => drawn,
             Err(empty) => {
+                if self.setup.flaw == Some(Flaw::ProbesUnasked) && self.buckets[ask.target].is_probe() {
+                    self.take_off(n, start, ask.target, None, (0, self.now));
+                    return;
+                }
                 self.poll_now(n);
                 let (n, wait) = match empty {
                     Empty::Cold => (n, 50),
@@ -138,7 +144,9 @@ impl World {
                 return;
             }
         };
-        let attempt = Attempt { drawn, tokens: ask.tokens, drawn_at: self.now };
+        let gateway = &self.gateways[n];
+        let asked = (gateway.asked, gateway.granted[ask.target].unwrap_or_default());
+        let attempt = Attempt { drawn, tokens: ask.tokens, drawn_at: self.now, asked };
         let purses = &self.gateways[n].purses;
         let low = attempt.drawn.iter().any(|(bucket, _)| purses[*bucket].is_low());
         match self.rng.u32(0..20) {
@@ -242,6 +250,11 @@ impl World {
             let listed = &mut gateway.listed;
             request.reports.retain(|report| !report.closed || listed.insert(report.lot));
         }
+        if self.setup.flaw == Some(Flaw::ProbeNotListed) {
+            for report in &mut request.reports {
+                report.closed |= report.drawn > report.given_back;
+            }
+        }
         self.transmit(|| Event::Lease(request.clone()));
     }
 
@@ -272,6 +285,7 @@ impl World {
     }
 
     pub(crate) fn restart_gateway(&mut self, n: usize) {
+        self.crash(n);
         let terms = self.setup.faults.terms();
         let gateway = &mut self.gateways[n];
         gateway.process.start += 1;

@@ -4,6 +4,7 @@ mod coordinator;
 mod gateway;
 mod judge;
 mod network;
+mod probes;
 mod setup;
 mod store;
 
@@ -12,15 +13,17 @@ use std::collections::{BinaryHeap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
+use keyfleet_core::id::ReplicaId;
 use keyfleet_core::quota::holder::Drawn;
 use keyfleet_core::quota::message::{LeaseReply, LeaseRequest};
-use keyfleet_core::quota::{Bucket, Terms};
+use keyfleet_core::quota::{Bucket, LotId, Terms};
 use keyfleet_core::time::{Mono, Utc};
 
 use coordinator::Coordinator;
 use gateway::Gateway;
 use judge::Judge;
 pub(crate) use network::Faults;
+use probes::Flight;
 pub(crate) use setup::{Flaw, Setup, Shape};
 use store::{Claimed, Store, Written};
 
@@ -56,6 +59,10 @@ pub(crate) enum Event {
     Arrive(usize, u64, gateway::Attempt),
     /// A gateway learns how many tokens a request of that bucket and number really took.
     Settle(usize, u64, usize, u64, Drawn, u64),
+    /// The answer to a probe of that bucket has ended.
+    Landed(usize, u64, usize, Option<Drawn>),
+    /// Leaders hear how the probe of a lot went.
+    Judged(ReplicaId, usize, LotId),
     /// A gateway that left is replaced.
     Replace(usize, u64),
     Lease(LeaseRequest),
@@ -138,6 +145,8 @@ pub(crate) struct World {
     coordinators: Vec<Coordinator>,
     store: Store,
     judges: Vec<Judge>,
+    /// Of each bucket, the probes under way.
+    flights: Vec<Vec<Flight>>,
     verdict: Verdict,
 }
 
@@ -161,6 +170,7 @@ impl World {
             queue: BinaryHeap::new(),
             sequence: 0,
             judges: limits.iter().map(judge).collect(),
+            flights: limits.iter().map(|_| Vec::new()).collect(),
             limits: Rc::new(limits.into_iter().collect()),
             buckets,
             gateways,
@@ -208,6 +218,7 @@ impl World {
             | Event::Send(n, ..)
             | Event::GiveBack(n, ..)
             | Event::Settle(n, ..)
+            | Event::Landed(n, ..)
             | Event::Reply(n, ..) => self.gateways[*n].process.paused_until,
             Event::Lead(n) | Event::Claimed(n, ..) | Event::Written(n, ..) => {
                 self.coordinators[*n].process.paused_until
@@ -227,6 +238,8 @@ impl World {
             Event::Settle(n, start, bucket, id, drawn, spent) => {
                 self.settle(n, start, (bucket, id), drawn, spent);
             }
+            Event::Landed(n, start, bucket, drawn) => self.land(n, start, bucket, drawn),
+            Event::Judged(boot, bucket, lot) => self.judged(&boot, bucket, lot),
             Event::Replace(n, start) => self.replace(n, start),
             Event::Lease(request) => self.lease(&request),
             Event::Reply(n, start, reply) => self.reply(n, start, reply),
@@ -245,6 +258,10 @@ impl World {
         let utc_ms = self.began + signed(self.now) + self.upstream_wall;
         self.verdict.admitted += 1;
         for (bucket, drawn) in attempt.drawn {
+            if self.buckets[bucket].is_probe() {
+                self.take_off(n, start, bucket, Some(drawn), attempt.asked);
+                continue;
+            }
             let is_tokens = self.buckets[bucket].is_tokens();
             let size = if is_tokens { attempt.tokens } else { 1 };
             let under = size.saturating_sub(drawn.permits());

@@ -1,6 +1,7 @@
 //! What a run is about.
 
 use keyfleet_core::id::{ClientName, Model, ProjectId};
+use keyfleet_core::message::Subject;
 use keyfleet_core::quota::{Bucket, Dimension};
 
 use super::{Faults, TERMS};
@@ -42,6 +43,8 @@ pub(crate) enum Shape {
     Midnights,
     /// Requests per day.
     WholeDays,
+    /// Nothing is counted: it is always time to try what is blocked, once at a time.
+    Probes,
 }
 
 impl Setup {
@@ -58,10 +61,12 @@ impl Setup {
     pub(crate) const DAYS: Self =
         Self { targets: 1, limit: 200, load: 1.2, shape: Shape::Midnights, ..Self::SMALL };
 
+    pub(crate) const PROBES: Self = Self { shape: Shape::Probes, ..Self::SMALL };
+
     /// What the quotas of requests allow in so much time.
     pub(crate) fn possible(&self, secs: u64) -> f64 {
         let span = match self.shape {
-            Shape::Requests | Shape::Minutes | Shape::Everything => TERMS.window.as_secs(),
+            Shape::Requests | Shape::Minutes | Shape::Everything | Shape::Probes => TERMS.window.as_secs(),
             Shape::Midnights => 2 * NEAR / 1_000,
             Shape::WholeDays => 86_400,
         };
@@ -81,6 +86,10 @@ impl Setup {
     /// The buckets of the targets, then those of the clients, with their limits.
     pub(crate) fn limits(&self) -> Vec<(Bucket, u64)> {
         let mut limits = Vec::new();
+        if self.shape == Shape::Probes {
+            let subject = |target| Subject::Project(ProjectId::new(format!("p{target}")));
+            return (0..self.targets).map(|target| (Bucket::Probe(subject(target)), 1)).collect();
+        }
         for target in 0..self.targets {
             for dimension in self.dimensions() {
                 let project = ProjectId::new(format!("p{target}"));
@@ -101,7 +110,7 @@ impl Setup {
 
     pub(crate) fn dimensions(&self) -> &'static [Dimension] {
         match self.shape {
-            Shape::Requests => &[Dimension::Rpm],
+            Shape::Requests | Shape::Probes => &[Dimension::Rpm],
             Shape::Minutes => &[Dimension::Rpm, Dimension::Tpm],
             Shape::Everything => &Dimension::ALL,
             Shape::Midnights | Shape::WholeDays => &[Dimension::Rpd],
@@ -151,10 +160,14 @@ pub(crate) enum Flaw {
     EpochsAlike,
     /// What was spent beyond the estimate is not charged.
     DebtForgotten,
+    /// A probe's lot is closed as soon as it is drawn, as others are.
+    ProbeNotListed,
+    /// Whoever finds no right to a probe probes all the same.
+    ProbesUnasked,
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::LifeFromReceipt,
         Self::ReplyBeforePersist,
         Self::WallClockAtTakeover,
@@ -169,5 +182,7 @@ impl Flaw {
         Self::QuarantineForgotten,
         Self::EpochsAlike,
         Self::DebtForgotten,
+        Self::ProbeNotListed,
+        Self::ProbesUnasked,
     ];
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::id::{ClientName, ProjectId};
 use crate::quota::Dimension;
 use crate::quota::used::TWILIGHT;
+use crate::time::Utc;
 
 const TERMS: Terms = Terms::MINUTE;
 const LIMIT: u64 = 10;
@@ -247,4 +248,96 @@ fn of_a_day_a_holder_has_one_permit_ahead_while_few_are_left() {
     assert_eq!(size, 2, "others have theirs");
     let all = vec![list(first, 2), list(second, 1)];
     assert_eq!(serve(&mut grantor, ask("a", 3, all), at(2)).map(|(_, size)| size), Some(2));
+}
+
+mod probes {
+    use super::*;
+    use crate::message::Subject;
+
+    fn probe() -> Bucket {
+        Bucket::Probe(Subject::Project(ProjectId::new("p")))
+    }
+
+    fn ask(boot: &str, number: u64, reports: Vec<LotReport>) -> LeaseRequest {
+        let wants = vec![Want { bucket: probe(), need: 3, ahead: 5, debt: 0 }];
+        LeaseRequest { boot: ReplicaId::new(boot), number, epoch: 0, reports, wants }
+    }
+
+    fn list(lot: LotId, drawn: u64) -> LotReport {
+        LotReport { bucket: probe(), lot, drawn, given_back: 0, closed: false }
+    }
+
+    fn granted(grantor: &mut Grantor, request: LeaseRequest, now: Moment) -> Option<LotId> {
+        let reply = grantor.serve(&[request], |_| Some(1), now).remove(0);
+        assert!(reply.grants.iter().all(|grant| grant.size == 1 && grant.life_ms == 5_000));
+        reply.grants.first().map(|grant| grant.lot)
+    }
+
+    #[test]
+    fn one_replica_may_try_and_for_as_long_as_it_says_that_it_does() {
+        let mut grantor = grantor();
+        let lot = granted(&mut grantor, ask("a", 1, vec![]), at(0)).unwrap();
+        for second in 1..40 {
+            assert_eq!(granted(&mut grantor, ask("b", second, vec![]), at(second)), None);
+            assert_eq!(granted(&mut grantor, ask("a", 1 + second, vec![list(lot, 1)]), at(second)), None);
+        }
+        assert_eq!(granted(&mut grantor, ask("b", 41, vec![]), at(48)), None);
+        assert!(
+            granted(&mut grantor, ask("b", 42, vec![]), at(49)).is_some(),
+            "it was not heard of any more"
+        );
+    }
+
+    #[test]
+    fn the_next_one_waits_for_the_verdict() {
+        let mut grantor = grantor();
+        let closed = |lot, drawn| LotReport { closed: true, ..list(lot, drawn) };
+        let boot = ReplicaId::new("a");
+        let lot = granted(&mut grantor, ask("a", 1, vec![]), at(0)).unwrap();
+        assert_eq!(granted(&mut grantor, ask("a", 2, vec![closed(lot, 1)]), at(1)), None);
+        assert_eq!(granted(&mut grantor, ask("a", 3, vec![]), at(2)), None);
+        grantor.judged(&probe(), &boot, LotId { number: 99, ..lot });
+        assert_eq!(
+            granted(&mut grantor, ask("b", 1, vec![]), at(2)),
+            None,
+            "another lot's is not this one's"
+        );
+        grantor.judged(&probe(), &boot, lot);
+        let next = granted(&mut grantor, ask("b", 2, vec![]), at(2)).unwrap();
+        // Here the verdict comes before the lot is closed.
+        grantor.judged(&probe(), &ReplicaId::new("b"), next);
+        assert_eq!(
+            granted(&mut grantor, ask("b", 3, vec![closed(next, 1)]), at(3)).map(|lot| lot.number),
+            Some(3)
+        );
+        // A verdict that never comes is not waited for forever.
+        let third = LotId { number: 3, ..lot };
+        assert_eq!(granted(&mut grantor, ask("b", 4, vec![closed(third, 1)]), at(4)), None);
+        assert!(granted(&mut grantor, ask("c", 1, vec![]), at(14)).is_some());
+        grantor.sweep(at(60));
+        assert_eq!(grantor.counts(), (0, 0));
+    }
+
+    #[test]
+    fn who_did_not_try_gives_the_right_back() {
+        let mut grantor = grantor();
+        let lot = granted(&mut grantor, ask("a", 1, vec![]), at(0)).unwrap();
+        let unused = LotReport { closed: true, given_back: 1, ..list(lot, 1) };
+        let mut leaving = ask("a", 2, vec![unused]);
+        leaving.wants.clear();
+        grantor.serve(&[leaving], |_| Some(1), at(1));
+        assert!(granted(&mut grantor, ask("b", 1, vec![]), at(1)).is_some());
+        assert_eq!(granted(&mut grantor, ask("c", 1, vec![]), at(1)), None);
+    }
+
+    #[test]
+    fn a_probe_that_is_out_is_known_to_the_next_leader() {
+        let mut grantor = grantor();
+        granted(&mut grantor, ask("a", 1, vec![]), at(0)).unwrap();
+        let stored = grantor.changes().into_iter().filter_map(|(bucket, account)| Some((bucket, account?)));
+        let text = serde_json::to_string(&stored.collect::<Vec<_>>()).unwrap();
+        let read: Vec<(Bucket, Account)> = serde_json::from_str(&text).unwrap();
+        let mut next = Grantor::new(TERMS, read);
+        assert_eq!(granted(&mut next, ask("b", 1, vec![]), at(1)), None);
+    }
 }

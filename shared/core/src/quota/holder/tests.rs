@@ -224,3 +224,26 @@ fn a_purse_that_nobody_draws_from_is_forgotten() {
     holder.forget_idle(at(600_001));
     assert!(holder.purses.is_empty());
 }
+
+#[test]
+fn a_probe_is_listed_for_as_long_as_it_is_under_way() {
+    let probe = Bucket::Probe(crate::message::Subject::Key(crate::id::KeyId::new("k")));
+    let mut holder = Holder::new(ReplicaId::new("a"), TERMS, at(0));
+    let purse = holder.purse(&probe, at(0));
+    for _ in 0..3 {
+        purse.draw(1, at(0)).unwrap_err();
+    }
+    let request = holder.poll(at(0)).unwrap();
+    assert_eq!(request.wants, [Want { bucket: probe.clone(), need: 1, ahead: 0, debt: 0 }]);
+    let grants = vec![Grant { bucket: probe, lot: lot(1), size: 1, life_ms: 5_000 }];
+    holder.answered(&LeaseReply { grants, ..nothing(&request) }, at(10));
+    let drawn = purse.draw(1, at(20)).unwrap();
+    for second in 1..30 {
+        let request = holder.poll(at(second * 1_000)).unwrap();
+        let [report] = &request.reports[..] else { panic!("{request:?}") };
+        assert!(report.drawn == 1 && !report.closed && request.wants.is_empty(), "{request:?}");
+        holder.answered(&nothing(&request), at(second * 1_000 + 5));
+    }
+    assert_eq!(drawn.judged(), lot(1));
+    assert!(holder.poll(at(30_000)).unwrap().reports[0].closed);
+}
