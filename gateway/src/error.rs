@@ -94,6 +94,13 @@ impl Fault {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The upstream cannot be reached, or refuses this gateway's address. It is tried again within seconds.",
             ),
+            Blame::Large(limit) => Self::new(
+                StatusCode::BAD_REQUEST,
+                format!(
+                    "The request is larger than the limit: by its size it has more than the {limit} input tokens that a \
+                     key for {model} may use in a minute. Waiting does not help; a shorter request does."
+                ),
+            ),
             Blame::Keys => Self::new(
                 StatusCode::BAD_GATEWAY,
                 format!(
@@ -237,6 +244,23 @@ mod tests {
         let never = of(Mono::FOREVER);
         assert_eq!(never.headers()["x-should-retry"], "false");
         assert!(!never.headers().contains_key("retry-after"));
+    }
+
+    #[test]
+    fn a_request_that_never_fits_is_the_callers_to_shorten() {
+        let refusal = NoKey { blame: Blame::Large(1_000), retry_at: Mono::FOREVER };
+        let fault = Fault::no_key(refusal, "m", Mono::from_ms(1));
+        assert!(
+            fault.message.contains("larger than the limit") && fault.message.contains("1000 input tokens")
+        );
+        assert_eq!(fault.to_json(Surface::Native)["error"]["status"], "INVALID_ARGUMENT");
+        assert_eq!(fault.to_json(Surface::Compat)["error"]["type"], "invalid_request_error");
+        let answer = fault.respond(Surface::Compat);
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["x-should-retry"]),
+            (400, &"false".parse().unwrap())
+        );
+        assert!(!answer.headers().contains_key("retry-after"));
     }
 
     #[test]

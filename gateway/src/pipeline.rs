@@ -187,7 +187,7 @@ impl Course {
 
     /// What to do without a key: `Some` is how long to wait before looking again.
     fn refused(&mut self, refusal: NoKey, max_wait: Duration, plan: &RetryPlan) -> Option<Duration> {
-        if matches!(refusal.blame, Blame::Model | Blame::Quota)
+        if matches!(refusal.blame, Blame::Model | Blame::Quota | Blame::Large(_))
             && let Some(model) = self.fallbacks.pop()
         {
             self.lane = model.clone();
@@ -268,6 +268,8 @@ impl Course {
                 match own {
                     // Keys that do not work are not the caller's business: it is not its 400, 401 or 403.
                     Some((_, own)) if is_about_keys(&failed) => own,
+                    // Its Retry-After would not help.
+                    Some((Blame::Large(_), own)) => own,
                     // Nor is the place that we call from: its 400 would be ours.
                     Some((_, own))
                         if failed.outcome.scope == Scope::Egress && failed.status.as_u16() < 429 =>

@@ -114,6 +114,16 @@ pub(crate) struct EgressState {
     suspected: AtomicBool,
 }
 
+/// The refusal of a request that is too large for every key, whenever it comes.
+fn too_large(lane: &ModelLane, want: &Want<'_>) -> Option<NoKey> {
+    let mut highest = None;
+    let seats = lane.lane.seats().iter().zip(&lane.purses);
+    for (_, purses) in seats.filter(|(seat, _)| want.project.is_none_or(|project| seat.project == project)) {
+        highest = highest.max(Some(purses.exceeded_by(want.bytes)?));
+    }
+    highest.map(|limit| NoKey { blame: Blame::Large(limit), retry_at: Mono::FOREVER })
+}
+
 impl Refusal {
     /// The refusal in the words of the selection. A lease that does not come within a moment may come within seconds.
     pub(crate) fn no_key(&self, now: Mono) -> NoKey {
@@ -206,8 +216,13 @@ impl Pool {
             let want = Want { tried, ..*want };
             let (seat, probes) = match self.choose(&lane, &want, again.take(), now) {
                 Ok(chosen) => chosen,
-                Err(_) if !passed_over.is_empty() => return Err(Refusal::Cold),
-                Err(refusal) => return Err(Refusal::NoKey(refusal)),
+                Err(refusal) => {
+                    return Err(match too_large(&lane, &want) {
+                        Some(refusal) => Refusal::NoKey(refusal),
+                        None if passed_over.is_empty() => Refusal::NoKey(refusal),
+                        None => Refusal::Cold,
+                    });
+                }
             };
             let patient = patient && passed_over.len() < MOST_COLD;
             match self.equip(live, &lane, seat, probes, want.bytes, patient, now.mono) {
@@ -218,7 +233,7 @@ impl Pool {
                 }
                 Err(Lack::Later) => {}
                 Err(Lack::Cold) if passed_over.len() >= MOST_COLD => return Err(Refusal::Cold),
-                Err(Lack::Cold) => passed_over.push(lane.lane.seats()[seat].key),
+                Err(Lack::Cold | Lack::Room) => passed_over.push(lane.lane.seats()[seat].key),
             }
         }
     }
@@ -249,6 +264,7 @@ impl Pool {
             Dry::Until(until) => chosen.gates.bucket.close(until, None),
             Dry::Large(until) => chosen.gates.bucket.close_to_large(bytes, until, now),
             Dry::Cold => return Err(Lack::Cold),
+            Dry::TooLarge => return Err(Lack::Room),
         }
         Err(Lack::Later)
     }

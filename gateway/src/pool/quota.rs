@@ -41,6 +41,8 @@ struct Slot {
     purse: ArcSwapOption<Purse>,
     /// Without a lease, requests pass all the same.
     open: AtomicBool,
+    /// No draw can ever be larger.
+    most: AtomicU64,
     /// What passes without a lease of a share that is never leased.
     reserve: Mutex<Reserve>,
 }
@@ -75,6 +77,8 @@ pub(crate) enum Dry {
     Until(Mono),
     /// There are not so many tokens before this moment; there may be enough for a smaller request.
     Large(Mono),
+    /// There are never so many.
+    TooLarge,
 }
 
 /// What one attempt drew, if anything counts it. When the last clone is dropped, what was not sent is given back.
@@ -184,6 +188,9 @@ impl Quota {
             slot.open.store(when == WhenUnleased::Open, Release);
             let kept = policy.rules.limit(&bucket).map_or(0, |limit| policy.rules.reserve(limit));
             slot.reserve.lock().size = kept / u64::from(policy.max_replicas);
+            let told = self.learned.lock().get(&bucket).copied();
+            let most = policy.rules.leasable(&bucket).or(told).unwrap_or(u64::MAX);
+            slot.most.store(most, Release);
             if configured || learned {
                 let purse = self.holder.lock().purse(&bucket, clock::mono());
                 slot.purse.store(Some(purse));
@@ -206,6 +213,10 @@ impl Quota {
             let purse = slot.purse.load();
             let Some(purse) = &*purse else { continue };
             let n = if dimension == Dimension::Tpm { tokens(bytes) } else { 1 };
+            if n > slot.most.load(Acquire) && dimension == Dimension::Tpm {
+                parts.give_back();
+                return Err(Dry::TooLarge);
+            }
             match purse.draw(n, now) {
                 Ok(drawn) => {
                     if purse.is_low() {
@@ -327,6 +338,18 @@ impl Quota {
     /// Lets go of buckets that nobody draws from.
     pub(crate) fn forget_idle(&self) {
         self.holder.lock().forget_idle(clock::mono());
+    }
+}
+
+impl Purses {
+    /// How many tokens there may be of, if a body of so many bytes has more.
+    pub(super) fn exceeded_by(&self, bytes: Option<u64>) -> Option<u64> {
+        let slot = Dimension::ALL
+            .iter()
+            .position(|dimension| *dimension == Dimension::Tpm)
+            .map(|at| &self.slots[at])?;
+        let most = slot.most.load(Acquire);
+        (slot.purse.load().is_some() && tokens(bytes) > most).then_some(most)
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) enum Lack {
     Later,
     /// It may be on its way.
     Cold,
+    /// The request is too large for it.
+    Room,
 }
 
 impl Trial {

@@ -34,6 +34,8 @@ pub enum Blame {
     Egress,
     /// Every key that works is out of quota.
     Quota,
+    /// The request has more tokens than any key may ever use in a minute; this is the highest limit.
+    Large(u64),
     /// Every key is disabled, or blocked for its own failures.
     Keys,
     /// All have been tried, or there are none for this model.

@@ -59,7 +59,9 @@ async fn a_request_that_is_too_large_is_in_nobodys_way() {
     let gateway = Gateway::start(limited(&sim, &json!({"tpm": TPM}))).await;
     let client = gateway.client();
     for _ in 0..3 {
-        assert_eq!(ask(&client, 40_000).await.status, 429);
+        let large = ask(&client, 40_000).await;
+        assert_eq!((large.status, large.header("x-should-retry")), (400, "false"), "{}", large.text);
+        assert!(large.text.contains("larger than the limit") && large.header("retry-after").is_empty());
         let small = ask(&client, 400).await;
         assert_eq!(small.status, 200, "{}", small.text);
     }
