@@ -64,7 +64,11 @@ impl Collector for Figures {
             ("leases_refused", "Wishes for leases not granted in full", pulse.refused),
             ("bus_unsent", "Messages to gateways that could not be sent", *bus_unsent),
         ];
-        for (name, help, value) in counters {
+        let external = standing.as_ref().map(|standing| {
+            let help = "Refusals of a quota of which something was left: somebody else uses the project";
+            ("external_refusals", help, standing.external_refusals)
+        });
+        for (name, help, value) in counters.into_iter().chain(external) {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use coordinator::status::Overview;
 use keyfleet_core::block::Block;
-use keyfleet_core::ledger::{BucketView, KeyView};
+use keyfleet_core::ledger::{BucketView, External, KeyView};
 use keyfleet_core::message::Subject;
 use keyfleet_core::quota::{Bucket, Dimension};
 use keyfleet_core::time::Utc;
@@ -84,6 +84,15 @@ pub(crate) struct BucketUse {
     pub(crate) used: u64,
     pub(crate) open: u64,
     pub(crate) limit: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) external: Option<ExternalUse>,
+}
+
+/// Somebody else uses the project: its quota was refused though something was left of it by our count.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ExternalUse {
+    pub(crate) refused: u64,
+    pub(crate) last_seconds_ago: u64,
 }
 
 /// What of a client's rate limit is used.
@@ -112,12 +121,16 @@ impl Listing {
     pub(crate) fn of(overview: &Overview, source: &str, now: Utc) -> Self {
         let mut of_projects: HashMap<&str, Vec<BucketUse>> = HashMap::new();
         let mut clients = Vec::new();
-        for BucketView { bucket, used, open, limit } in &overview.buckets {
+        for BucketView { bucket, used, open, limit, external } in &overview.buckets {
             let (used, open, limit) = (*used, *open, *limit);
+            let external = external.map(|External { times, last }| ExternalUse {
+                refused: times,
+                last_seconds_ago: now.since(last).as_secs(),
+            });
             match bucket {
                 Bucket::Quota(project, model, dimension) => {
                     let (model, dimension) = (model.as_str().to_owned(), *dimension);
-                    let bucket = BucketUse { model, dimension, used, open, limit };
+                    let bucket = BucketUse { model, dimension, used, open, limit, external };
                     of_projects.entry(project.as_str()).or_default().push(bucket);
                 }
                 Bucket::Client(name) => {

@@ -86,6 +86,8 @@ pub struct Standing {
     pub open_lots: usize,
     /// Replicas that said something lately, and how long ago.
     pub replicas: Vec<(ReplicaId, Duration)>,
+    /// Refusals of a quota of which something was left by the ledger's count, since it began to lead.
+    pub external_refusals: u64,
 }
 
 /// Every key, and every limited bucket.
@@ -266,7 +268,9 @@ impl Post {
         replicas.sort();
         let (buckets, open_lots) = ledger.counts();
         let time = ledger.time(now);
-        Standing { time, blind_for: ledger.blind_until().since(time), buckets, open_lots, replicas }
+        let external_refusals = ledger.external_refusals();
+        let blind_for = ledger.blind_until().since(time);
+        Standing { time, blind_for, buckets, open_lots, replicas, external_refusals }
     }
 }
 

@@ -125,7 +125,11 @@ fn used(bucket: &BucketUse) -> String {
         Dimension::Tpm => "tpm",
         Dimension::Rpd => "rpd",
     };
-    format!("{model} {dimension}: {} used + {} out of {of}", bucket.used, bucket.open)
+    let others = bucket.external.as_ref().map_or_else(String::new, |external| {
+        let (refused, ago) = (external.refused, external.last_seconds_ago);
+        format!("; others use it too: refused {refused} times while some was left, {ago} s ago at last")
+    });
+    format!("{model} {dimension}: {} used + {} out of {of}{others}", bucket.used, bucket.open)
 }
 
 fn limit(limit: Option<u64>) -> String {
@@ -135,6 +139,7 @@ fn limit(limit: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shown::ExternalUse;
 
     #[test]
     fn keys_are_a_table_that_no_name_can_break() {
@@ -151,6 +156,7 @@ mod tests {
             used: 7,
             open: 2,
             limit: Some(10),
+            external: Some(ExternalUse { refused: 3, last_seconds_ago: 12 }),
         };
         let key = Key {
             id: "k1".to_owned(),
@@ -170,7 +176,7 @@ mod tests {
                 "KEY  PROJECT    STATE    SCORE  ANSWERED  FAILED",
                 "k1   a-project  perfect    1.0        12       0",
                 "    blocked: per_day on m\u{fffd}[2J\u{fffd}, 7 s left",
-                "    flash rpm: 7 used + 2 out of 10",
+                "    flash rpm: 7 used + 2 out of 10; others use it too: refused 3 times while some was left, 12 s ago at last",
             ]
         );
     }

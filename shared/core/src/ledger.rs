@@ -8,6 +8,7 @@
 //! together, and only then are decisions spread and leases handed out.
 
 mod breakers;
+mod learned;
 mod models;
 mod operating;
 mod probing;
@@ -29,11 +30,12 @@ use crate::quota::Bucket;
 use crate::quota::message::{LeaseReply, LeaseRequest};
 use crate::state::Entry;
 use crate::time::{Mono, Now, Utc};
+pub use learned::{External, Learned};
 use models::{Models, Slowness};
 use probing::Appointment;
 pub use probing::SavedProbe;
 use quotas::Quotas;
-pub use quotas::{Learned, Term};
+pub use quotas::Term;
 pub use roster::{Member, Roster};
 pub use saved::Saved;
 use stored::{AllTotals, Touched};
@@ -273,7 +275,9 @@ impl Ledger {
                 let outcome = Outcome { scope, cause, retry: Retry::OtherKey, retry_after };
                 if let Some(state) = self.keys.get(&key) {
                     let project = state.project.clone();
-                    self.learn(&project, &model, &limits, retry_after, now, notes);
+                    if scope == Scope::Bucket {
+                        self.refused((&project, &model), cause, &limits, retry_after, now, notes);
+                    }
                 }
                 self.failed(&key, &model, &outcome, draw, probe, now, notes);
             }

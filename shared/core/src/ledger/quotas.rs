@@ -3,35 +3,19 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use super::learned::{Externals, Learned};
 use super::{Ledger, Notes, millis};
-use crate::id::{Model, ProjectId};
 use crate::message::Change;
 use crate::quota::account::{Account, Moment};
 use crate::quota::grantor::Grantor;
 use crate::quota::message::{LeaseReply, LeaseRequest};
-use crate::quota::{Bucket, Dimension, Terms};
-use crate::time::{LedgerClock, LedgerTime, Now, Utc};
-
-/// A limit that an error told holds for so long: a tier may have been raised since.
-const LEARNED_FOR: Duration = Duration::from_hours(24);
-/// The most learned limits that are kept.
-const MAX_LEARNED: usize = 100_000;
+use crate::quota::{Bucket, Terms};
+use crate::time::{LedgerClock, LedgerTime, Now};
 
 /// Whoever finds that another replica tries what is blocked asks again after this time, in case that one gives up.
 const PROBE_TAKEN: Duration = Duration::from_secs(1);
 /// Whoever asks to try what nobody may try hears of it again before, if that changes.
 const NO_PROBE: Duration = Duration::from_mins(1);
-
-/// A limit that an error told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Learned {
-    /// The limit.
-    pub limit: u64,
-    /// Until when it is believed.
-    pub until: Utc,
-}
 
 /// Where a leader's clocks stand when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,7 +33,8 @@ pub struct Term {
 #[derive(Debug)]
 pub(super) struct Quotas {
     pub(super) grantor: Grantor,
-    learned: HashMap<Bucket, Learned>,
+    pub(super) learned: HashMap<Bucket, Learned>,
+    pub(super) external: Externals,
     clock: LedgerClock,
     epoch: u64,
 }
@@ -67,10 +52,16 @@ impl Quotas {
             grantor.quarantine(term.time);
         }
         let clock = LedgerClock::resume(term.time, now.mono);
-        Self { grantor, learned: learned.into_iter().collect(), clock, epoch: term.epoch }
+        Self {
+            grantor,
+            learned: learned.into_iter().collect(),
+            external: Externals::default(),
+            clock,
+            epoch: term.epoch,
+        }
     }
 
-    fn moment(&self, now: Now) -> Moment {
+    pub(super) fn moment(&self, now: Now) -> Moment {
         Moment { epoch: self.epoch, time: self.clock.at(now.mono), utc: now.utc }
     }
 
@@ -136,48 +127,12 @@ impl Ledger {
         replies
     }
 
-    /// An error told the limits that it was about. What they allow counts as used until the upstream says otherwise:
-    /// nobody knows what was sent before they were known.
-    pub(super) fn learn(
-        &mut self,
-        project: &ProjectId,
-        model: &Model,
-        limits: &[(Dimension, u64)],
-        retry_after: Option<Duration>,
-        now: Now,
-        notes: &mut Notes,
-    ) {
-        for (dimension, limit) in limits {
-            let bucket = Bucket::Quota(project.clone(), model.clone(), *dimension);
-            let known = self.quotas.learned.get(&bucket).copied();
-            let full = self.quotas.learned.len() >= MAX_LEARNED && known.is_none();
-            if *limit == 0 || full || self.roster.limits.limit(&bucket).is_some() {
-                continue;
-            }
-            let learned = Learned { limit: *limit, until: now.utc.plus(LEARNED_FOR) };
-            self.quotas.learned.insert(bucket.clone(), learned);
-            notes.touched.limits.insert(bucket.clone());
-            if known.is_none_or(|known| known.limit != *limit) {
-                notes.changes.push(Change::Limited { bucket: bucket.clone(), limit: Some(*limit) });
-            }
-            // A day's block has its own probes, which see when it is over; they need something to draw. And a request
-            // that asked for too many tokens says nothing against a small one.
-            if known.is_none() && *dimension == Dimension::Rpm {
-                let moment = self.quotas.moment(now);
-                let window = Terms::MINUTE.window;
-                let ago = window.saturating_sub(retry_after.unwrap_or(window));
-                let time = LedgerTime::from_ms(
-                    moment.time.as_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(0)),
-                );
-                self.quotas.grantor.charge(&bucket, *limit, Moment { time, ..moment });
-            }
-        }
-    }
-
     /// Lets go of what ran out.
     pub(super) fn settle_quotas(&mut self, now: Now, notes: &mut Notes) {
         let moment = self.quotas.moment(now);
         self.quotas.grantor.sweep(moment);
+        self.raise_limits(now, notes);
+        self.quotas.external.forget(now.utc);
         let lapsed = self.quotas.learned.extract_if(|_, learned| learned.until <= now.utc);
         for (bucket, _) in lapsed {
             notes.changes.push(Change::Limited { bucket: bucket.clone(), limit: None });

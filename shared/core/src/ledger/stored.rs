@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::quotas::Learned;
-use super::{Ledger, Saved, SavedProbe, announce};
+use super::{Learned, Ledger, Saved, SavedProbe, announce};
 use crate::block::Block;
 use crate::health::Health;
 use crate::id::{KeyId, Model, ProjectId, Resource};

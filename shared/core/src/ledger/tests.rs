@@ -4,6 +4,7 @@ use crate::outcome::Cause;
 use crate::quota::rules::Rules;
 use crate::state::{Image, Meta, Table};
 
+mod learned;
 mod operating;
 mod probes;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Ledger, Totals};
+use super::{External, Ledger, Totals};
 use crate::block::Block;
 use crate::health::Score;
 use crate::id::{KeyId, ProjectId};
@@ -36,6 +36,8 @@ pub struct BucketView {
     pub open: u64,
     /// What it may hold, if that is known.
     pub limit: Option<u64>,
+    /// What was refused of it though something was left: others use it as well.
+    pub external: Option<External>,
 }
 
 impl KeyView {
@@ -95,9 +97,21 @@ impl Ledger {
 
     /// Every limited bucket that somebody uses, by name.
     pub fn buckets(&mut self, now: Now) -> Vec<BucketView> {
-        let usage = self.usage(now).into_iter().filter(|(bucket, ..)| !bucket.is_probe());
-        let mut buckets: Vec<_> =
-            usage.map(|(bucket, used, open, limit)| BucketView { bucket, used, open, limit }).collect();
+        let usage = self.usage(now);
+        let usage = usage.into_iter().filter(|(bucket, ..)| !bucket.is_probe());
+        let mut others: HashMap<Bucket, External> =
+            self.quotas.external.iter().map(|(bucket, seen)| (bucket.clone(), *seen)).collect();
+        let mut buckets: Vec<_> = usage
+            .map(|(bucket, used, open, limit)| {
+                let external = others.remove(&bucket);
+                BucketView { bucket, used, open, limit, external }
+            })
+            .collect();
+        // Others may use what we do not.
+        buckets.extend(others.into_iter().map(|(bucket, seen)| {
+            let limit = self.limit(&bucket);
+            BucketView { bucket, used: 0, open: 0, limit, external: Some(seen) }
+        }));
         buckets.sort_by(|a, b| a.bucket.cmp(&b.bucket));
         buckets
     }

@@ -158,6 +158,19 @@ impl Grantor {
         usage.map(|(bucket, account)| (bucket.clone(), account.used(&terms, now), account.open())).collect()
     }
 
+    /// What is used or out of a bucket.
+    pub fn taken(&mut self, bucket: &Bucket, now: Moment) -> u64 {
+        self.expire(bucket, now);
+        let terms = self.terms;
+        let account = self.accounts.get_mut(bucket);
+        account.map_or(0, |account| account.used(&terms, now).saturating_add(account.open()))
+    }
+
+    /// Whether a bucket was, a moment ago, asked for more than it had.
+    pub fn is_short_of(&self, bucket: &Bucket, now: Moment) -> bool {
+        self.accounts.get(bucket).is_some_and(|account| now.time < account.short_until)
+    }
+
     /// The buckets in the book.
     pub fn buckets(&self) -> impl Iterator<Item = &Bucket> {
         self.accounts.keys()
