@@ -7,6 +7,7 @@
 //! What an event changes is stored before anybody hears of it: [`Step::entries`] and [`Step::delta`] are committed
 //! together, and only then are decisions spread and leases handed out.
 
+mod blocking;
 mod breakers;
 mod learned;
 mod models;
@@ -21,7 +22,7 @@ mod view;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::block::{self, Block, Window};
+use crate::block::{self, Block};
 use crate::health::{self, Health, Score};
 use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
 use crate::message::{Change, Delta, Operation, Owned, Record, Report, Snapshot, Subject};
@@ -382,123 +383,6 @@ impl Ledger {
         for subject in self.paid_together(subject, outcome.scope) {
             self.block(subject, outcome, window, level, probe, now, notes);
         }
-    }
-
-    /// Charges a failure to the key itself; too many in a row block it for a while, and so does one where a probe was
-    /// to show that they are over.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one failure")]
-    fn charge(
-        &mut self,
-        key: &KeyId,
-        weight: f64,
-        outcome: &Outcome,
-        draw: u32,
-        probe: bool,
-        now: Now,
-        notes: &mut Notes,
-    ) {
-        let policy = self.roster.policy;
-        let Some(state) = self.keys.get_mut(key) else { return };
-        state.health.failed(weight, now.mono);
-        // Only what is the key's own fault takes it out. An overload that strikes some of all calls strikes every key
-        // a few times in a row.
-        if outcome.scope == Scope::Key {
-            state.failures_in_a_row += 1;
-        }
-        let subject = Subject::Key(key.clone());
-        let again = probe && self.blocks.get(&subject).is_some_and(|block| block.holds(now));
-        let own = outcome.scope == Scope::Key;
-        let blocked = own && (again || state.failures_in_a_row >= policy.max_failures);
-        if blocked {
-            state.failures_in_a_row = 0;
-        }
-        score(key, state, now, notes);
-        if blocked {
-            let level = self.next_level(&subject, true, now);
-            let window = block::temporary(level, &policy, draw);
-            self.block(subject, outcome, window, level, true, now, notes);
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a block has this many parts")]
-    fn block(
-        &mut self,
-        subject: Subject,
-        outcome: &Outcome,
-        window: Window,
-        level: u32,
-        anew: bool,
-        now: Now,
-        notes: &mut Notes,
-    ) {
-        let found = Block::begin(outcome.cause, window, level, now.utc);
-        let old = self.blocks.get(&subject).filter(|block| block.holds(now)).copied();
-        let block = match old {
-            // What requests that were under way still find out does not undo an operator's decision.
-            Some(old) if old.is_disabled() => old,
-            // A probe that meets another, shorter limit shows that the long one is over.
-            Some(old) if anew && found.cause != old.cause && found.until < old.until => {
-                notes.changes.push(Change::Cleared { subject: subject.clone(), slow_start: false });
-                found
-            }
-            // A failed probe settles when the next one is due; anything else can only prolong.
-            Some(old) if anew => Block { until: old.until.max(found.until), since: old.since, ..found },
-            Some(old) => old.extend(found),
-            None => found,
-        };
-        if outcome.cause.is_terminal()
-            && let Subject::Key(key) = &subject
-            && let Some(state) = self.keys.get_mut(key)
-        {
-            state.appointment.put_off(now.mono);
-            notes.touched.keys.insert(key.clone());
-        }
-        if old != Some(block) {
-            notes.changes.push(announce(&subject, &block, now));
-            notes.touched.blocks.insert(subject.clone());
-            self.blocks.insert(subject, block);
-            notes.touched.blocks.extend(make_room(&mut self.blocks, |block| block.until));
-        }
-    }
-
-    fn clear(&mut self, subject: &Subject, now: Now, notes: &mut Notes) {
-        let Some(block) = self.blocks.remove(subject) else { return };
-        notes.touched.blocks.insert(subject.clone());
-        if block.holds(now) {
-            let of_keys = matches!(subject, Subject::Key(_) | Subject::KeyModel(..) | Subject::Project(_));
-            let slow_start = of_keys && block.cause.outcome().scope != Scope::Bucket;
-            notes.changes.push(Change::Cleared { subject: subject.clone(), slow_start });
-        }
-    }
-
-    /// What a failure of a key is about, as far as it is the keys' or the quota's.
-    fn subject(&self, key: &KeyId, model: &Model, scope: Scope) -> Option<Subject> {
-        let project = self.keys.get(key)?.project.clone();
-        Some(match scope {
-            Scope::Key => Subject::Key(key.clone()),
-            Scope::KeyModel => Subject::KeyModel(key.clone(), model.clone()),
-            Scope::Bucket => Subject::Bucket(project, model.clone()),
-            Scope::Project | Scope::BillingAccount => Subject::Project(project),
-            Scope::Client | Scope::Model | Scope::Egress => return None,
-        })
-    }
-
-    /// How many times in a row a subject has struck before: 0 the first time.
-    fn next_level(&self, subject: &Subject, probe: bool, now: Now) -> u32 {
-        match self.blocks.get(subject) {
-            Some(block) if block.holds(now) && !probe => block.level,
-            Some(block) => block.level + 1,
-            None => 0,
-        }
-    }
-
-    fn paid_together(&self, subject: Subject, scope: Scope) -> Vec<Subject> {
-        let Subject::Project(project) = &subject else { return vec![subject] };
-        let accounts = &self.roster.billing_accounts;
-        let account = accounts.get(project).filter(|_| scope == Scope::BillingAccount);
-        let Some(account) = account else { return vec![subject] };
-        let same = accounts.iter().filter(|(_, other)| *other == account);
-        same.map(|(project, _)| Subject::Project(project.clone())).collect()
     }
 
     /// Drops what no longer matters.
