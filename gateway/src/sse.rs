@@ -5,14 +5,13 @@
 //! Whole events pass. The beginning of one waits for its rest, which no client could use either: if the upstream
 //! breaks off, what follows is not glued to half an event.
 
+mod end;
 mod usage;
-
-use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
-use memchr::memmem::Finder;
 
+use end::EndWatch;
 pub(crate) use usage::{Usage, UsageWatch};
 
 /// An event that is larger passes as it comes.
@@ -43,7 +42,7 @@ pub(crate) struct Scanner {
 impl Scanner {
     /// For the events of an interaction, which end in their own way.
     pub(crate) fn of_interaction() -> Self {
-        Self { end: EndWatch { of_interaction: true, ..EndWatch::default() }, ..Self::default() }
+        Self { end: EndWatch::of_interaction(), ..Self::default() }
     }
 
     /// Looks at a chunk.
@@ -180,53 +179,6 @@ pub(crate) fn is_error_object(json: &[u8]) -> bool {
 fn is_error_event(json: &[u8]) -> bool {
     let line = &json[..memchr::memchr(b'\n', json).unwrap_or(json.len())];
     find(line, b"\"error\"").is_some() && ErrorBody::parse(line).is_error()
-}
-
-/// Looks for what ends an answer, also across chunks.
-#[derive(Debug, Default)]
-struct EndWatch {
-    of_interaction: bool,
-    seen: bool,
-    tail: Vec<u8>,
-}
-
-static DONE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("data: [DONE]"));
-/// What the names of all reasons end with, so that one search finds them all.
-static REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("eason\":"));
-const REASONS: [&[u8]; 3] = [b"\"finish_r", b"\"finishR", b"\"blockR"];
-/// The last event of an interaction is `interaction.complete`, or `interaction.completed` where it has steps.
-static COMPLETE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("interaction.complete"));
-const TAIL: usize = 24;
-
-impl EndWatch {
-    fn look(&mut self, chunk: &[u8]) {
-        if self.seen || chunk.is_empty() {
-            return;
-        }
-        self.seen = self.is_end(chunk);
-        if !self.tail.is_empty() {
-            self.seen |= self.is_end(&[&self.tail, &chunk[..chunk.len().min(TAIL)]].concat());
-        }
-        keep_seam(&mut self.tail, chunk, TAIL);
-    }
-
-    fn is_end(&self, bytes: &[u8]) -> bool {
-        let is_reason = |at: usize| {
-            let value = bytes[at + REASON.needle().len()..].trim_ascii_start();
-            REASONS.iter().any(|name| bytes[..at].ends_with(name)) && !value.starts_with(b"null")
-        };
-        // In a text that quotes it, the quote behind it is escaped.
-        let is_complete = |at: usize| {
-            let behind = &bytes[at + COMPLETE.needle().len()..];
-            behind.strip_prefix(b"d").unwrap_or(behind).first() == Some(&b'"')
-        };
-        DONE.find(bytes).is_some()
-            || if self.of_interaction {
-                COMPLETE.find_iter(bytes).any(is_complete)
-            } else {
-                REASON.find_iter(bytes).any(is_reason)
-            }
-    }
 }
 
 /// Keeps the end of a piece that is cut within a line, so that what stands across the cut is found. No name that is

@@ -1,11 +1,13 @@
 //! Quota in hand: what an attempt draws before it is sent. Nothing here waits for the coordinator; `sync` talks to it.
 
-use std::collections::{HashMap, VecDeque};
+mod slot;
+mod spend;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use keyfleet_core::id::{Model, ProjectId, ReplicaId};
 use keyfleet_core::message::Subject;
 use keyfleet_core::quota::holder::{Drawn, Empty, Holder, Purse};
@@ -18,13 +20,15 @@ use keyfleet_service::config::WhenUnleased;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use self::slot::Slot;
+use self::spend::Parts;
+pub(crate) use self::spend::Spend;
+
 /// What of a request's body counts as one token, in bytes, until a tokenizer says it better. JSON around the text makes
 /// it an estimate on the safe side for most languages.
 const BYTES_PER_TOKEN: u64 = 4;
 /// After so many questions without an answer it is said.
 const SAY_AFTER: u64 = 5;
-/// A day of the longest kind.
-const DAY: Duration = Duration::from_hours(25);
 /// No longer than this may pass between drawing a permit and sending the request; see [`Terms::jitter`].
 pub(crate) const JITTER: Duration = Terms::MINUTE.jitter;
 
@@ -34,38 +38,6 @@ pub(crate) struct Purses {
     project: ProjectId,
     model: Model,
     slots: [Slot; Dimension::ALL.len()],
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    purse: ArcSwapOption<Purse>,
-    /// Without a lease, requests pass all the same.
-    open: AtomicBool,
-    /// No draw can ever be larger.
-    most: AtomicU64,
-    /// What passes without a lease of a share that is never leased.
-    reserve: Mutex<Reserve>,
-}
-
-/// This replica's part of what is never leased: so many in any window, or in a day.
-#[derive(Debug, Default)]
-struct Reserve {
-    size: u64,
-    used: VecDeque<(Mono, u64)>,
-}
-
-impl Reserve {
-    fn draw(&mut self, n: u64, window: Duration, now: Mono) -> bool {
-        while self.used.front().is_some_and(|(at, _)| now.since(*at) >= window) {
-            self.used.pop_front();
-        }
-        let used: u64 = self.used.iter().map(|(_, n)| n).sum();
-        let fits = used + n <= self.size;
-        if fits {
-            self.used.push_back((now, n));
-        }
-        fits
-    }
 }
 
 /// What a purse that was empty leaves a request to do.
@@ -79,23 +51,6 @@ pub(crate) enum Dry {
     Large(Mono),
     /// There are never so many.
     TooLarge,
-}
-
-/// What one attempt drew, if anything counts it. When the last clone is dropped, what was not sent is given back.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Spend(Option<Arc<Drawing>>);
-
-#[derive(Debug)]
-struct Drawing {
-    parts: Mutex<Parts>,
-    sent: AtomicBool,
-    lapsed: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Parts {
-    drawn: [Option<(Arc<Purse>, Drawn)>; Dimension::ALL.len()],
-    at: Mono,
 }
 
 /// All quota of this replica.
@@ -172,7 +127,7 @@ impl Quota {
     /// What refused leases said of a project and model does not hold any more.
     pub(super) fn try_again(&self, project: &ProjectId, model: &Model) {
         if let Some(purses) = self.known.lock().get(&(project.clone(), model.clone())) {
-            purses.slots.iter().filter_map(|slot| slot.purse.load_full()).for_each(|purse| purse.try_again());
+            purses.slots.iter().filter_map(|slot| slot.purse().clone()).for_each(|purse| purse.try_again());
         }
     }
 
@@ -184,19 +139,10 @@ impl Quota {
             let bucket = Bucket::Quota(purses.project.clone(), purses.model.clone(), dimension);
             let configured = policy.rules.limit(&bucket).is_some();
             let learned = policy.learns && self.learned.lock().contains_key(&bucket);
-            let when = if configured { policy.configured } else { policy.learned };
-            slot.open.store(when == WhenUnleased::Open, Release);
-            let kept = policy.rules.limit(&bucket).map_or(0, |limit| policy.rules.reserve(limit));
-            slot.reserve.lock().size = kept / u64::from(policy.max_replicas);
             let told = self.learned.lock().get(&bucket).copied();
-            let most = policy.rules.leasable(&bucket).or(told).unwrap_or(u64::MAX);
-            slot.most.store(most, Release);
-            if configured || learned {
-                let purse = self.holder.lock().purse(&bucket, clock::mono());
-                slot.purse.store(Some(purse));
-            } else {
-                slot.purse.store(None);
-            }
+            let limited = configured || learned;
+            let purse = limited.then(|| self.holder.lock().purse(&bucket, clock::mono()));
+            slot.limit(purse, &bucket, told, policy);
         }
     }
 
@@ -210,40 +156,21 @@ impl Quota {
     ) -> Result<Spend, Dry> {
         let mut parts = Parts { at: now, ..Parts::default() };
         for ((dimension, slot), part) in Dimension::ALL.into_iter().zip(&purses.slots).zip(&mut parts.drawn) {
-            let purse = slot.purse.load();
-            let Some(purse) = &*purse else { continue };
-            let n = if dimension == Dimension::Tpm { tokens(bytes) } else { 1 };
-            if n > slot.most.load(Acquire) && dimension == Dimension::Tpm {
+            let is_tokens = dimension == Dimension::Tpm;
+            let n = if is_tokens { tokens(bytes) } else { 1 };
+            if is_tokens && n > slot.most() && slot.purse().is_some() {
                 parts.give_back();
                 return Err(Dry::TooLarge);
             }
-            match purse.draw(n, now) {
-                Ok(drawn) => {
-                    if purse.is_low() {
-                        self.low.notify_one();
-                    }
-                    *part = Some((purse.clone(), drawn));
-                }
-                Err(Empty::Spent(until)) => {
+            match self.take(slot, n, patient, now) {
+                Ok(drawn) => *part = drawn,
+                Err(empty) => {
                     parts.give_back();
-                    self.refusals.fetch_add(1, Relaxed);
-                    return Err(if dimension == Dimension::Tpm {
-                        Dry::Large(until)
-                    } else {
-                        Dry::Until(until)
+                    return Err(match empty {
+                        Empty::Cold => Dry::Cold,
+                        Empty::Spent(until) if is_tokens => Dry::Large(until),
+                        Empty::Spent(until) => Dry::Until(until),
                     });
-                }
-                Err(Empty::Cold) => {
-                    self.low.notify_one();
-                    let given_up = !patient || self.silent.load(Acquire);
-                    let window =
-                        if dimension == Dimension::Rpd { DAY } else { Terms::MINUTE.window + JITTER };
-                    let passes = || slot.open.load(Acquire) || slot.reserve.lock().draw(n, window, now);
-                    if given_up && passes() {
-                        continue;
-                    }
-                    parts.give_back();
-                    return Err(Dry::Cold);
                 }
             }
         }
@@ -258,6 +185,36 @@ impl Quota {
             self.low.notify_one();
         }
         drawn
+    }
+
+    /// Draws from one bucket; nothing is drawn where nothing limits, or where it passes without a lease.
+    fn take(
+        &self,
+        slot: &Slot,
+        n: u64,
+        patient: bool,
+        now: Mono,
+    ) -> Result<Option<(Arc<Purse>, Drawn)>, Empty> {
+        let purse = slot.purse();
+        let Some(purse) = &*purse else { return Ok(None) };
+        match purse.draw(n, now) {
+            Ok(drawn) => {
+                if purse.is_low() {
+                    self.low.notify_one();
+                }
+                Ok(Some((purse.clone(), drawn)))
+            }
+            Err(spent @ Empty::Spent(_)) => {
+                self.refusals.fetch_add(1, Relaxed);
+                Err(spent)
+            }
+            Err(Empty::Cold) => {
+                self.low.notify_one();
+                let given_up = !patient || self.silent.load(Acquire);
+                let passes = given_up && slot.passes(purse.bucket(), n, now);
+                if passes { Ok(None) } else { Err(Empty::Cold) }
+            }
+        }
     }
 
     /// How many answers about leases have come: to be read before drawing, for [`Quota::wait`].
@@ -348,8 +305,8 @@ impl Purses {
             .iter()
             .position(|dimension| *dimension == Dimension::Tpm)
             .map(|at| &self.slots[at])?;
-        let most = slot.most.load(Acquire);
-        (slot.purse.load().is_some() && tokens(bytes) > most).then_some(most)
+        let most = slot.most();
+        (slot.purse().is_some() && tokens(bytes) > most).then_some(most)
     }
 }
 
@@ -360,85 +317,6 @@ pub(crate) struct Policy<'a> {
     pub(crate) configured: WhenUnleased,
     pub(crate) learned: WhenUnleased,
     pub(crate) max_replicas: u32,
-}
-
-impl Spend {
-    fn new(parts: Parts) -> Self {
-        let counts = parts.drawn.iter().any(Option::is_some);
-        Self(counts.then(|| {
-            let (sent, lapsed) = (AtomicBool::new(false), AtomicBool::new(false));
-            Arc::new(Drawing { parts: Mutex::new(parts), sent, lapsed })
-        }))
-    }
-
-    /// Whether anything counts this attempt.
-    pub(crate) fn counts(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// To be asked at the last moment before the request is on its way; from then on the permits are spent. A permit
-    /// that was drawn too long ago is drawn anew, so that the book never thinks it used earlier than the upstream does.
-    /// False if that fails: the request must not be sent.
-    pub(crate) fn board(&self, now: Mono) -> bool {
-        let Some(drawing) = &self.0 else { return true };
-        if drawing.sent.load(Acquire) {
-            return true;
-        }
-        let mut parts = drawing.parts.lock();
-        let fresh = now.since(parts.at) < JITTER;
-        let may_go = (fresh && parts.drawn.iter().flatten().all(|(_, drawn)| drawn.is_live(now)))
-            || parts.draw_anew(now);
-        if may_go {
-            drawing.sent.store(true, Release);
-        } else {
-            drawing.lapsed.store(true, Release);
-        }
-        may_go
-    }
-
-    /// Whether [`Spend::board`] has said no.
-    pub(crate) fn lapsed(&self) -> bool {
-        self.0.as_ref().is_some_and(|drawing| drawing.lapsed.load(Acquire))
-    }
-
-    /// The upstream has told how many input tokens it counted.
-    pub(crate) fn settle(&self, input_tokens: u64) {
-        let Some(drawing) = &self.0 else { return };
-        let tokens = Dimension::ALL.iter().position(|dimension| *dimension == Dimension::Tpm);
-        if let Some((purse, drawn)) = tokens.and_then(|place| drawing.parts.lock().drawn[place].take()) {
-            drawn.settle(input_tokens, &purse);
-        }
-    }
-}
-
-impl Parts {
-    fn give_back(&mut self) {
-        for (_, drawn) in self.drawn.iter_mut().filter_map(Option::take) {
-            drawn.give_back();
-        }
-    }
-
-    fn draw_anew(&mut self, now: Mono) -> bool {
-        for part in &mut self.drawn {
-            let Some((purse, drawn)) = part.take() else { continue };
-            let n = drawn.permits();
-            drawn.give_back();
-            match purse.draw(n, now) {
-                Ok(drawn) => *part = Some((purse, drawn)),
-                Err(_) => return false,
-            }
-        }
-        self.at = now;
-        true
-    }
-}
-
-impl Drop for Drawing {
-    fn drop(&mut self) {
-        if !*self.sent.get_mut() {
-            self.parts.get_mut().give_back();
-        }
-    }
 }
 
 /// How many input tokens a request may have.
