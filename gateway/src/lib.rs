@@ -3,8 +3,8 @@
 //! # The life of a request
 //!
 //! [`serve`](self) accepts a connection and gives it to a worker. `router` finds the route: health and metrics are
-//! answered here, everything else is `request::handle`, which asks who calls (`auth`), which surface is meant
-//! (`api`), and reads the body within its limits (`budget`) and in one pass (`skim`). The result is a `call::Call`.
+//! answered here, everything else is `request::handle`, which asks who calls (`auth`) and whether it may now (`limits`),
+//! which surface is meant (`api`), and reads the body within its limits (`budget`) and in one pass (`skim`). The result is a `call::Call`.
 //!
 //! `pipeline::answer` is the page: it takes a permit for a key from the `pool`, sends the call with it (`upstream`),
 //! and reads the answer far enough to know whether it is one (`answer`). A failure is classified by
@@ -23,6 +23,7 @@ mod call;
 mod error;
 mod heartbeat;
 mod last_words;
+mod limits;
 mod live;
 mod metrics;
 mod ops;

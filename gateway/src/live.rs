@@ -19,9 +19,9 @@ use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
 use keyfleet_service::target::native_base;
 use reqwest::Url;
 
-use crate::auth::Limiter;
+use crate::limits::Limiter;
 use crate::pool::EgressState;
-use crate::pool::quota::{self, Purses};
+use crate::pool::quota::{self, Purses, Slot};
 
 /// The most open breakers that a new configuration takes over.
 const MAX_OPEN: usize = 1_024;
@@ -40,8 +40,10 @@ pub(crate) struct Live {
     pub(crate) blocks: Policy,
     rules: Rules,
     pub(crate) breaker: BreakerPolicy,
-    /// `rate_limit`; it starts afresh with a configuration.
+    /// What this replica counts by itself of `rate_limit`.
     pub(crate) limiter: Option<Arc<Limiter>>,
+    /// What each of `server.clients` draws from; the pool puts it in.
+    pub(crate) allowances: Vec<Arc<Slot>>,
     /// Breakers that were open in the configuration before this one: a model is not well for being configured anew.
     open: Vec<OpenBreaker>,
     /// One HTTP client per worker and egress, made when first used.
@@ -114,6 +116,7 @@ impl Live {
             rules: config.rules(),
             breaker: config.failure.breakers(),
             limiter: config.rate_limit.and_then(Limiter::new).map(Arc::new),
+            allowances: Vec::new(),
             open: Vec::new(),
             clients: Vec::new(),
             config: config.clone(),

@@ -37,11 +37,19 @@ struct StateLabel {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LimitLabels {
+    by: &'static str,
+    result: &'static str,
+}
+
 /// The metrics of one gateway.
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     in_flight: Gauge,
+    /// What `rate_limit` let in: of clients and of addresses; and what it refused.
+    limited: [[Counter; 2]; 2],
     failures: Family<CauseLabel, Counter>,
     tokens: Family<DirectionLabel, Counter>,
     input_tokens: Counter,
@@ -78,6 +86,7 @@ impl Metrics {
         let of = |direction| tokens.get_or_create(&DirectionLabel { direction }).clone();
         let (input_tokens, output_tokens) = (of("input"), of("output"));
         let metrics = Self {
+            limited: limited(&mut registry),
             requests: Family::default(),
             in_flight: Gauge::default(),
             failures: Family::default(),
@@ -167,6 +176,11 @@ impl Metrics {
         }
     }
 
+    /// A request that `rate_limit` concerns was let in, or refused.
+    pub(crate) fn limited(&self, is_client: bool, admitted: bool) {
+        self.limited[usize::from(!is_client)][usize::from(!admitted)].inc();
+    }
+
     /// The store is asked who owns a resource.
     pub(crate) fn looked_up(&self) {
         self.lookups.inc();
@@ -201,4 +215,11 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+fn limited(registry: &mut Registry) -> [[Counter; 2]; 2] {
+    let family = Family::<LimitLabels, Counter>::default();
+    registry.register("rate_limited_requests", "Client requests under rate_limit", family.clone());
+    let count = |by, result| family.get_or_create(&LimitLabels { by, result }).clone();
+    ["client", "address"].map(|by| ["admitted", "refused"].map(|result| count(by, result)))
 }

@@ -16,7 +16,6 @@ mod trial;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use keyfleet_core::gate::{Breaker, Gate};
@@ -34,15 +33,13 @@ use herald::Herald;
 pub(crate) use owners::{Owners, is_combined, named, operation};
 pub(crate) use permit::Permit;
 use quota::Spend;
-pub(crate) use quota::{Dry, Quota};
+pub(crate) use quota::{Dry, LEASE_RETRY, Quota};
 pub(crate) use reports::Reports;
 use trial::{Lack, Trial};
 
 /// How many failed attempts are kept for people to look at.
 const LAST_FAILURES: usize = 20;
 
-/// When to come back for a lease that did not come.
-const LEASE_RETRY: Duration = Duration::from_secs(1);
 /// How many keys without a lease are passed over for one attempt.
 const MOST_COLD: usize = 4;
 
@@ -136,7 +133,9 @@ impl Refusal {
 }
 
 impl Pool {
-    pub(crate) fn new(live: Live, bus: Arc<dyn GatewayBus>, replica: &ReplicaId) -> Arc<Self> {
+    pub(crate) fn new(mut live: Live, bus: Arc<dyn GatewayBus>, replica: &ReplicaId) -> Arc<Self> {
+        let quota = Quota::new(replica);
+        live.allowances = quota.allowances(&live.config.server.clients, &live.quota_policy());
         Arc::new(Self {
             live: ArcSwap::from_pointee(live),
             gates: Mutex::default(),
@@ -150,7 +149,7 @@ impl Pool {
             generation: AtomicU64::new(1),
             owners: Owners::default(),
             reports: Reports::default(),
-            quota: Quota::new(replica),
+            quota,
             herald: Herald::new(bus, replica.clone()),
             replica: replica.clone(),
             heard_at: AtomicU64::new(clock::mono().as_ms()),
@@ -165,6 +164,7 @@ impl Pool {
     /// Puts another configuration in force. Requests under way keep theirs.
     pub(crate) fn replace(&self, mut live: Live) {
         live.keep_counts_of(&self.live());
+        live.allowances = self.quota.allowances(&live.config.server.clients, &live.quota_policy());
         let old = self.live.swap(Arc::new(live));
         self.quota.follow(&self.live().quota_policy());
         self.gather(&old);

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::{ALLOW, CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use keyfleet_core::id::{Model, Resource};
+use keyfleet_core::quota::holder::Empty;
 use keyfleet_core::select::mix;
 use keyfleet_service::clock;
 use keyfleet_service::config::{IpNet, SessionAffinity};
@@ -18,8 +20,9 @@ use crate::auth::{self, Caller};
 use crate::budget::{self, Limits};
 use crate::call::{Call, Kind, ModelAt, Payload, Surface};
 use crate::error::{Fault, Retry};
+use crate::limits;
 use crate::live::Live;
-use crate::pool::is_combined;
+use crate::pool::{LEASE_RETRY, is_combined};
 use crate::skim::{self, Skim};
 use crate::trail::Trail;
 use crate::{Worker, heartbeat, pipeline, upload, upstream};
@@ -101,8 +104,9 @@ async fn prepare(
     let (head, body) = request.into_parts();
     let peer = head.extensions.get::<Peer>().map(|peer| peer.0.ip());
     let query = head.uri.query().unwrap_or_default();
-    let caller = admit(worker, live, &way.path, &head.headers, query, peer)?;
+    let caller = identify(worker, live, &way.path, &head.headers, query)?;
     trail.client = caller.name.clone();
+    let waited = admit(worker, live, &caller, &head.headers, peer).await?;
     let kind = match way.surface {
         Surface::Compat => api::openai::kind(&head.method, &way.path),
         Surface::Native => Kind::Other,
@@ -134,6 +138,7 @@ async fn prepare(
         top_p_at: None,
         resources: Vec::new(),
         session: None,
+        waited,
         own_base: own_base(live, &head.headers, peer),
         method: head.method,
     };
@@ -150,40 +155,55 @@ async fn prepare(
 }
 
 /// Who asks, if it may.
-fn admit(
+fn identify(
     worker: &Worker,
     live: &Live,
     path: &str,
     headers: &HeaderMap,
     query: &str,
-    peer: Option<IpAddr>,
 ) -> Result<Caller, Fault> {
-    let address = peer.map(|peer| client_address(&live.config.server.trusted_proxies, headers, peer));
     let continues_upload = || {
         let resource = upload::id(query).map(|id| Resource::new(upload::resource(id)));
         let continues = path.starts_with("upload/")
             && headers.get("x-goog-upload-command").is_some_and(|command| command != "start");
         continues && resource.is_some_and(|name| worker.app.pool.owners.of(&[name], clock::mono()).is_some())
     };
-    let caller = match auth::caller(&live.config.server.clients, headers, query) {
-        Some(caller) => caller,
+    match auth::caller(&live.config.server.clients, headers, query) {
+        Some(caller) => Ok(caller),
         // The upload's id is its capability: Google's clients send nothing else with it.
-        None if continues_upload() => Caller { name: Arc::from("upload"), named: false },
-        None => {
-            return Err(Fault::new(
-                StatusCode::UNAUTHORIZED,
-                "This token is not one of the gateway's clients. Send one as Authorization: Bearer, x-goog-api-key or ?key=.",
-            ));
-        }
-    };
-    if let Some(limiter) = &live.limiter
-        && let Err(wait) = limiter.check(&caller, address)
-    {
-        let fault =
-            Fault::new(StatusCode::TOO_MANY_REQUESTS, "The gateway's own limit for this client is reached.");
-        return Err(fault.with_retry(Retry::After(wait)));
+        None if continues_upload() => Ok(Caller { name: Arc::from("upload"), client: None }),
+        None => Err(Fault::new(
+            StatusCode::UNAUTHORIZED,
+            "This token is not one of the gateway's clients. Send one as Authorization: Bearer, x-goog-api-key or ?key=.",
+        )),
     }
-    Ok(caller)
+}
+
+/// Counts the request against the caller's limit. True: it has waited for that.
+async fn admit(
+    worker: &Worker,
+    live: &Live,
+    caller: &Caller,
+    headers: &HeaderMap,
+    peer: Option<IpAddr>,
+) -> Result<bool, Fault> {
+    let address = peer.map(|peer| client_address(&live.config.server.trusted_proxies, headers, peer));
+    let Some(admitted) = limits::admit(live, &worker.app.pool.quota, caller, address).await else {
+        return Ok(false);
+    };
+    worker.app.metrics.limited(caller.client.is_some(), admitted.is_ok());
+    let (message, wait) = match admitted {
+        Ok(admitted) => return Ok(admitted.waited),
+        Err(Empty::Spent(until)) => {
+            ("The gateway's own limit for this client is reached.", until.since(clock::mono()))
+        }
+        Err(Empty::Cold) => (
+            "The gateway's own limit for this client is kept by the coordinator, which does not answer in time.",
+            LEASE_RETRY,
+        ),
+    };
+    let wait = wait.max(Duration::from_millis(1));
+    Err(Fault::new(StatusCode::TOO_MANY_REQUESTS, message).with_retry(Retry::After(wait)))
 }
 
 /// Fills in what path and body say.

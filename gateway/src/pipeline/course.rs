@@ -52,7 +52,7 @@ impl Course {
             again: None,
             session: call.session,
             waited: false,
-            leased: false,
+            leased: call.waited,
             failed: None,
             fallbacks: fallbacks.into_iter().rev().collect(),
         }

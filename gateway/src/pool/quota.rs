@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
-use keyfleet_core::id::{Model, ProjectId, ReplicaId};
+use keyfleet_core::id::{ClientName, Model, ProjectId, ReplicaId};
 use keyfleet_core::message::Subject;
 use keyfleet_core::quota::holder::{Drawn, Empty, Holder, Purse};
 use keyfleet_core::quota::message::{LeaseReply, LeaseRequest};
@@ -16,11 +16,11 @@ use keyfleet_core::quota::rules::Rules;
 use keyfleet_core::quota::{Bucket, Dimension, Terms};
 use keyfleet_core::time::Mono;
 use keyfleet_service::clock;
-use keyfleet_service::config::WhenUnleased;
+use keyfleet_service::config::{Client, WhenUnleased};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::slot::Slot;
+pub(crate) use self::slot::Slot;
 use self::spend::Parts;
 pub(crate) use self::spend::Spend;
 
@@ -31,6 +31,8 @@ const BYTES_PER_TOKEN: u64 = 4;
 const SAY_AFTER: u64 = 5;
 /// No longer than this may pass between drawing a permit and sending the request; see [`Terms::jitter`].
 pub(crate) const JITTER: Duration = Terms::MINUTE.jitter;
+/// When to come back for a lease that did not come.
+pub(crate) const LEASE_RETRY: Duration = Duration::from_secs(1);
 
 /// The purses of one project and model; empty where nobody knows a limit.
 #[derive(Debug)]
@@ -57,6 +59,7 @@ pub(crate) enum Dry {
 pub(crate) struct Quota {
     holder: Mutex<Holder>,
     known: Mutex<HashMap<(ProjectId, Model), Arc<Purses>>>,
+    clients: Mutex<HashMap<ClientName, Arc<Slot>>>,
     learned: Mutex<HashMap<Bucket, u64>>,
     /// Somebody should talk to the coordinator.
     pub(crate) low: Notify,
@@ -78,6 +81,7 @@ impl Quota {
         Self {
             holder: Mutex::new(Holder::new(replica.clone(), Terms::MINUTE, clock::mono())),
             known: Mutex::default(),
+            clients: Mutex::default(),
             learned: Mutex::default(),
             low: Notify::new(),
             answers: AtomicU64::new(0),
@@ -106,13 +110,40 @@ impl Quota {
         self.known.lock().retain(|_, purses| Arc::strong_count(purses) > 1);
     }
 
+    /// What each of these clients draws from.
+    pub(super) fn allowances(&self, clients: &[Client], policy: &Policy<'_>) -> Vec<Arc<Slot>> {
+        let mut known = self.clients.lock();
+        let slots = clients.iter().map(|client| {
+            let name = ClientName::new(client.name.as_str());
+            let bucket = Bucket::Client(name.clone());
+            let slot = known.entry(name).or_default().clone();
+            let limited = policy.rules.limit(&bucket).is_some();
+            slot.limit(
+                limited.then(|| self.holder.lock().purse(&bucket, clock::mono())),
+                &bucket,
+                None,
+                policy,
+            );
+            slot
+        });
+        let slots = slots.collect();
+        known.retain(|_, slot| Arc::strong_count(slot) > 1);
+        slots
+    }
+
     /// Puts other rules in force.
     pub(super) fn follow(&self, rules: &Policy<'_>) {
         self.known.lock().values().for_each(|purses| self.limit(purses, rules));
     }
 
-    /// The upstream has told a limit, or it is believed no longer.
+    /// The upstream has told a limit, or it is believed no longer; or the operator has given clients another one.
     pub(super) fn learn(&self, bucket: &Bucket, limit: Option<u64>, rules: &Policy<'_>) {
+        if let Bucket::Client(name) = bucket {
+            if let Some(purse) = self.clients.lock().get(name).and_then(|slot| slot.purse().clone()) {
+                purse.try_again();
+            }
+            return;
+        }
         match limit {
             Some(limit) => self.learned.lock().insert(bucket.clone(), limit),
             None => self.learned.lock().remove(bucket),
@@ -187,6 +218,29 @@ impl Quota {
         drawn
     }
 
+    /// Draws the right to one request of a client. For a lease that is not there yet it waits so long at most; true: it
+    /// has waited.
+    pub(crate) async fn admit(&self, slot: &Slot, patience: Duration) -> Result<bool, Empty> {
+        let deadline = clock::mono().plus(patience);
+        let mut waited = false;
+        loop {
+            let seen = self.answers();
+            let now = clock::mono();
+            let patient = now < deadline && !self.silent.load(Acquire);
+            // What is drawn is spent: from here on it counts, whatever becomes of the request.
+            match self.take(slot, 1, patient, now) {
+                Ok(_) => return Ok(waited),
+                Err(Empty::Cold) if patient => {
+                    if !std::mem::replace(&mut waited, true) {
+                        self.waits.fetch_add(1, Relaxed);
+                    }
+                    self.another_answer(seen, deadline.since(now)).await;
+                }
+                Err(empty) => return Err(empty),
+            }
+        }
+    }
+
     /// Draws from one bucket; nothing is drawn where nothing limits, or where it passes without a lease.
     fn take(
         &self,
@@ -228,6 +282,10 @@ impl Quota {
             return;
         }
         self.waits.fetch_add(1, Relaxed);
+        self.another_answer(seen, patience).await;
+    }
+
+    async fn another_answer(&self, seen: u64, patience: Duration) {
         let another = async {
             loop {
                 let notified = self.answered.notified();

@@ -148,7 +148,8 @@ pub enum Change {
     },
     /// Ownership of a resource.
     Owned(Owned),
-    /// What a bucket may hold by the upstream's word, which does not count where an operator has given a limit.
+    /// What a bucket may hold by the upstream's word, which does not count where an operator has given a limit. Of a
+    /// client's bucket: by the operator's, which is another than before.
     Limited {
         /// Which.
         bucket: Bucket,

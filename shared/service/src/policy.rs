@@ -41,6 +41,8 @@ impl Config {
         };
         let projects = self.projects.keys().map(|project| (project.clone(), lists(project))).collect();
         let reserve_permille = self.quota.configured.reserve_permille();
-        Rules { projects, client: None, reserve_permille }
+        // A burst is what each replica makes of it: in any minute no more than this comes in, over all of them.
+        let client = self.rate_limit.map(|limit| u64::from(limit.requests_per_minute));
+        Rules { projects, client, reserve_permille }
     }
 }

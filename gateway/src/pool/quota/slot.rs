@@ -19,7 +19,7 @@ const DAY: Duration = Duration::from_hours(25);
 
 /// One bucket; without a purse nobody knows a limit, and everything passes.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     purse: ArcSwapOption<Purse>,
     /// Without a lease, requests pass all the same.
     open: AtomicBool,

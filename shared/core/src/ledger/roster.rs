@@ -68,6 +68,12 @@ impl Ledger {
             notes.touched.keys.insert(key.clone());
             self.keys.insert(key.clone(), KeyState { project: project.clone(), ..state });
         }
+        if roster.limits.client != self.roster.limits.client {
+            // Whoever was refused by the limit before need not wait for as long as it was told to.
+            let limit = roster.limits.client;
+            let limited = self.quotas.grantor.clients();
+            notes.changes.extend(limited.map(|bucket| Change::Limited { bucket: bucket.clone(), limit }));
+        }
         let before = std::mem::replace(&mut self.roster, roster).limits;
         self.tell_of_raised_limits(&before, now, notes);
         let projects: HashSet<_> = self.keys.values().map(|state| &state.project).collect();

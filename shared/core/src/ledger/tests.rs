@@ -411,6 +411,28 @@ fn a_new_roster_keeps_what_it_still_names() {
     assert_eq!(changes.len(), 1, "{changes:?}");
 }
 
+/// Else whoever was refused by the old limit would wait for as long as it was told to.
+#[test]
+fn another_limit_of_clients_is_told_to_those_who_hold_the_old_one() {
+    let mut world = world();
+    let mut limited = roster();
+    limited.limits.client = Some(3);
+    world.apply(Event::Roster(limited.clone()));
+    let bucket = crate::quota::Bucket::Client(crate::id::ClientName::new("a"));
+    let want = crate::quota::message::Want { bucket: bucket.clone(), need: 5, ahead: 0, debt: 0 };
+    let boot = ReplicaId::new("r");
+    let request = LeaseRequest { boot, number: 1, epoch: 0, reports: Vec::new(), wants: vec![want] };
+    let step = world.ledger.apply(Event::Lease(vec![request]), now(0));
+    assert_eq!(step.leases[0].grants[0].size, 3);
+    let changes = |world: &mut World, roster| {
+        let step = world.ledger.apply(Event::Roster(roster), now(0));
+        step.delta.map(|delta| delta.changes).unwrap_or_default()
+    };
+    assert_eq!(changes(&mut world, limited.clone()), []);
+    limited.limits.client = Some(8);
+    assert_eq!(changes(&mut world, limited), [Change::Limited { bucket, limit: Some(8) }]);
+}
+
 #[test]
 fn hostile_names_stay_bounded() {
     let mut world = world();

@@ -176,6 +176,11 @@ impl Grantor {
         self.accounts.keys()
     }
 
+    /// The buckets of clients that are in the book.
+    pub fn clients(&self) -> impl Iterator<Item = &Bucket> {
+        self.accounts.keys().filter(|bucket| matches!(bucket, Bucket::Client(_)))
+    }
+
     /// How many buckets are in the book, and how many lots are out.
     pub fn counts(&self) -> (usize, usize) {
         (self.accounts.len(), self.accounts.values().map(|account| account.lots.len()).sum())

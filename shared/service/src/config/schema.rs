@@ -235,9 +235,9 @@ pub enum Bare429 {
 /// `rate_limit`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// `requests_per_minute`
+    /// `requests_per_minute`: of a named client by all gateways together, of an address by each for itself
     pub requests_per_minute: u32,
-    /// `burst_size`, default `requests_per_minute`
+    /// `burst_size`: how many of them at once, by each gateway for itself; default `requests_per_minute`
     pub burst_size: u32,
 }
 

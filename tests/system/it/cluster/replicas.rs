@@ -143,7 +143,7 @@ async fn follow_a_limit_that_is_raised_while_they_run() {
     take_all(cluster.front(), Duration::from_secs(3)).await;
     let before = used(&cluster);
     assert!((18..=20).contains(&before), "{before} of 20");
-    cluster.reconfigure(limited(30));
+    cluster.reconfigure(|config| config["limits"] = limited(30)["limits"].clone());
     eventually("the new limit is used", SOON, || async {
         for gateway in 0..3 {
             chat(&cluster, gateway).await;

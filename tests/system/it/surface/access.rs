@@ -161,6 +161,38 @@ async fn each_client_has_its_own_limit() {
     assert_eq!(calls(&sim).len(), 4);
 }
 
+/// By itself a gateway leases its clients' limit from itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_minute_is_kept_to_and_changes_with_the_configuration() {
+    let sim = Sim::start(World::pool(1, 1)).await;
+    let mut config = sim.config();
+    config["server"]["clients"] = json!([{"name": "a", "token": TOKEN}, {"name": "b", "token": OTHER}]);
+    config["rate_limit"] = json!({"requests_per_minute": 3});
+    let mut gateway = Gateway::start(config.clone()).await;
+    let ask = async |gateway: &Gateway, token: &str| {
+        let (name, value) = bearer(token);
+        send(gateway, Method::POST, "/v1/chat/completions", &[(name, &value)], &chat()).await
+    };
+    for _ in 0..3 {
+        assert_eq!(ask(&gateway, TOKEN).await.status, 200);
+    }
+    let refused = ask(&gateway, TOKEN).await;
+    assert_eq!(refused.status, 429, "{}", refused.text);
+    let seconds: u64 = refused.header("retry-after").parse().expect("when to come back");
+    assert!((30..=62).contains(&seconds), "{seconds} s");
+    assert_eq!(ask(&gateway, OTHER).await.status, 200, "another client suffers");
+    config["rate_limit"] = json!({"requests_per_minute": 5});
+    gateway.write_config(&config);
+    gateway.signal("HUP");
+    eventually("another limit is another limit", SOON, || async {
+        (ask(&gateway, TOKEN).await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(ask(&gateway, TOKEN).await.status, 200);
+    assert_eq!(ask(&gateway, TOKEN).await.status, 429);
+    assert_eq!(calls(&sim).len(), 6);
+}
+
 /// A new configuration with the same limit is no new burst.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_does_not_give_a_new_burst() {

@@ -3,6 +3,7 @@
 use std::process::ExitStatus;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::{Cluster, Part};
 
@@ -43,11 +44,12 @@ impl Cluster {
         }
     }
 
-    /// Changes what the configuration says beyond the keys, NATS and Redis, while everybody runs.
-    pub fn reconfigure(&mut self, more: serde_json::Value) {
-        self.options.config = more;
+    /// Changes the configuration of every gateway and coordinator, and tells them.
+    pub fn reconfigure(&mut self, change: impl Fn(&mut Value)) {
+        change(&mut self.options.config);
         for member in self.coordinators.iter().chain(&self.gateways) {
-            self.configure(member.process.folder(), member.links.as_ref());
+            member.process.change_config(&change);
+            member.process.signal(Signal::HUP);
         }
     }
 

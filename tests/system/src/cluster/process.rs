@@ -56,10 +56,6 @@ impl Process {
         self.child = Some(child.unwrap_or_else(|error| panic!("{:?}: {error}", self.program)));
     }
 
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Its number, while it runs.
     pub(super) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
@@ -109,6 +105,13 @@ impl Process {
 
     pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub(super) fn change_config(&self, change: impl Fn(&mut serde_json::Value)) {
+        let text = fs::read_to_string(self.folder.join("config.yaml")).expect("a configuration");
+        let mut config = serde_json::from_str(&text).expect("a configuration");
+        change(&mut config);
+        Self::write_config(&self.folder, &config);
     }
 
     pub(super) fn write_config(folder: &Path, config: &serde_json::Value) {
