@@ -79,6 +79,8 @@ pub(crate) struct Call {
     /// A part of the quota that is counted apart, such as `countTokens`; empty for the rest.
     pub(crate) quota: &'static str,
     pub(crate) model_at: ModelAt,
+    /// The upstream is told to keep nothing of what it makes.
+    pub(crate) not_stored: bool,
     /// The answer is to come piece by piece.
     pub(crate) stream: bool,
     /// The body has no `top_p`, and the place for one is here.
@@ -115,7 +117,12 @@ impl Call {
 
     /// Whether a second sending does no harm when the first may have been carried out.
     pub(crate) fn is_idempotent(&self) -> bool {
-        self.kind != Kind::Create
+        !self.creates()
+    }
+
+    /// Whether it makes something that belongs to the project from then on.
+    pub(crate) fn creates(&self) -> bool {
+        self.kind == Kind::Create && !self.not_stored
     }
 
     /// The lane's name: the model, and the part of its quota.

@@ -13,7 +13,7 @@ use keyfleet_service::clock;
 use self::course::Course;
 pub(crate) use self::reply::mark;
 use crate::answer::{self, Answer, Expected, Failed};
-use crate::call::{Call, Kind};
+use crate::call::Call;
 use crate::error::Fault;
 use crate::live::Live;
 use crate::pool::{self, Permit, Refusal};
@@ -65,7 +65,7 @@ pub(crate) async fn answer(
         let mut failed = match attempt(worker, &permit, &mut call, &course.model, plan.deadline()).await {
             Ok(answer) => {
                 let shown = owned::shown(&call, &answer, &permit);
-                owned::note_owners(worker, call.kind == Kind::Create, shown).await;
+                owned::note_owners(worker, call.creates(), shown).await;
                 return reply::relay(worker, &call, &course, answer, permit, trail);
             }
             Err(failed) => failed,

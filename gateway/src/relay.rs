@@ -164,11 +164,11 @@ impl Relay {
         let scanned = match &mut self.watch {
             Watch::Events(scanner) | Watch::Interaction(scanner) => scanner.scan(bytes),
             Watch::Array(array) => {
-                self.trail.usage.look(&bytes);
+                self.trail.look_for_usage(&bytes);
                 array.scan(bytes)
             }
             Watch::Bytes => {
-                self.trail.usage.look(&bytes);
+                self.trail.look_for_usage(&bytes);
                 return bytes;
             }
         };
@@ -304,10 +304,12 @@ impl Body for Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.trail.client_gone = !self.is_complete();
-        if let Watch::Events(scanner) | Watch::Interaction(scanner) = &mut self.watch {
-            self.trail.usage = std::mem::take(&mut scanner.usage);
+        if let Watch::Events(scanner) | Watch::Interaction(scanner) = &mut self.watch
+            && let Some(usage) = &mut self.trail.usage
+        {
+            *usage = std::mem::take(&mut scanner.usage);
         }
-        if let Some(usage) = self.trail.usage.read() {
+        if let Some(usage) = self.trail.tokens() {
             self.permit.settle(usage.input);
         }
         self.trail.finish();

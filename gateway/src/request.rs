@@ -24,6 +24,7 @@ use crate::limits;
 use crate::live::Live;
 use crate::pool::{LEASE_RETRY, is_combined};
 use crate::skim::{self, Skim};
+use crate::sse::UsageWatch;
 use crate::trail::Trail;
 use crate::{Worker, heartbeat, pipeline, upload, upstream};
 
@@ -106,6 +107,7 @@ async fn prepare(
     let query = head.uri.query().unwrap_or_default();
     let caller = identify(worker, live, &way.path, &head.headers, query)?;
     trail.client = caller.name.clone();
+    trail.usage = (head.method == Method::POST).then(UsageWatch::default);
     let waited = admit(worker, live, &caller, &head.headers, peer).await?;
     let kind = match way.surface {
         Surface::Compat => api::openai::kind(&head.method, &way.path),
@@ -134,6 +136,7 @@ async fn prepare(
         model: Model::new(""),
         quota: "",
         model_at: ModelAt::Nowhere,
+        not_stored: false,
         stream: false,
         top_p_at: None,
         resources: Vec::new(),
@@ -220,6 +223,8 @@ fn understand(call: &mut Call, live: &Live, headers: &HeaderMap, caller: &Caller
         call.quota = asked.quota;
         call.stream = asked.stream || found.stream;
         call.resources.extend(asked.resource);
+        // Of what else can be made, everything is stored, whatever the request says.
+        call.not_stored = found.not_stored && api::interactions::has_path(&call.path);
     } else {
         call.stream = found.stream;
     }

@@ -28,6 +28,8 @@ pub(crate) struct Skim {
     pub(crate) model: Option<Range<usize>>,
     /// The value of the top-level `stream`.
     pub(crate) stream: bool,
+    /// The top-level `store` is false.
+    pub(crate) not_stored: bool,
     /// There is a top-level `top_p`.
     pub(crate) top_p: bool,
     /// Behind the opening brace.
@@ -110,8 +112,7 @@ pub(crate) fn skim(body: &[u8]) -> Skim {
             _ => {
                 let literal = &body[at..at + literal_len(&body[at..])];
                 if depth == 1 {
-                    found.stream |= key == b"stream" && literal.starts_with(b"true");
-                    found.top_p |= key == b"top_p";
+                    found.literal(key, literal);
                 }
                 at += literal.len().max(1);
             }
@@ -121,6 +122,12 @@ pub(crate) fn skim(body: &[u8]) -> Skim {
 }
 
 impl Skim {
+    fn literal(&mut self, key: &[u8], literal: &[u8]) {
+        self.stream |= key == b"stream" && literal.starts_with(b"true");
+        self.not_stored |= key == b"store" && literal.starts_with(b"false");
+        self.top_p |= key == b"top_p";
+    }
+
     fn reference(&mut self, body: &[u8], text: Range<usize>) {
         if text.len() > MAX_NAME || self.references.len() >= MAX_REFERENCES {
             return;
@@ -209,6 +216,14 @@ mod tests {
         assert!(skim(br#"{"a":[1,2,{"stream":false}], "stream" : true }"#).stream);
         assert!(!skim(br#"{"stream":false,"a":true}"#).stream);
         assert!(!skim(br#"{"a":{"stream":true},"stream":"true"}"#).stream);
+    }
+
+    #[test]
+    fn what_is_not_to_be_stored_says_so_at_the_top() {
+        assert!(skim(br#"{"input":"x","store" : false}"#).not_stored);
+        for body in [r#"{"store":true}"#, r#"{"a":{"store":false}}"#, r#"{"store":"false"}"#, "{}"] {
+            assert!(!skim(body.as_bytes()).not_stored, "{body}");
+        }
     }
 
     #[test]

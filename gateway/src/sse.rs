@@ -291,6 +291,19 @@ mod tests {
     }
 
     #[test]
+    fn the_usage_of_an_interaction_is_seen_however_it_is_cut() {
+        let usage = "\"usage\":{\"input_tokens_by_modality\":[{\"modality\":\"text\",\"tokens\":9}],\"total_input_tokens\":9,\"total_output_tokens\":5,\"total_thought_tokens\":4,\"total_tokens\":18}";
+        let begun = "data: {\"event_type\":\"step.delta\",\"delta\":{\"text\":\"\\\"usage\\\": {\"}}\n\n";
+        let text = format!(
+            "{begun}data: {{\"event_type\":\"interaction.completed\",\"interaction\":{{{usage}}}}}\n\n"
+        );
+        for size in 1..=text.len() {
+            let read = feed(&text, size).2.usage.read();
+            assert_eq!(read, Some(Usage { input: 9, output: 9 }), "in pieces of {size}");
+        }
+    }
+
+    #[test]
     fn an_interaction_ends_with_its_last_event() {
         let event = |kind: &str| format!("data: {{\"event_type\":\"{kind}\"}}\n\n");
         let ended = |text: &str| {

@@ -30,7 +30,8 @@ pub(crate) struct Trail {
     pub(crate) attempts: u32,
     pub(crate) last_cause: Option<Cause>,
     pub(crate) status: StatusCode,
-    pub(crate) usage: UsageWatch,
+    /// `None`: it asks for nothing new, and what an earlier request made tells again of the tokens that were spent then.
+    pub(crate) usage: Option<UsageWatch>,
     pub(crate) ttfb: Option<Duration>,
     pub(crate) client_gone: bool,
     error: Option<String>,
@@ -55,7 +56,7 @@ impl Trail {
             attempts: 0,
             last_cause: None,
             status: gone(),
-            usage: UsageWatch::default(),
+            usage: None,
             ttfb: None,
             client_gone: false,
             error: None,
@@ -68,6 +69,18 @@ impl Trail {
     /// How long the request has been running.
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// Looks at what passes.
+    pub(crate) fn look_for_usage(&mut self, bytes: &[u8]) {
+        if let Some(usage) = &mut self.usage {
+            usage.look(bytes);
+        }
+    }
+
+    /// The tokens that this request has spent, if the answer told.
+    pub(crate) fn tokens(&self) -> Option<Usage> {
+        self.usage.as_ref()?.read()
     }
 
     /// Counts bytes that went to the client.
@@ -90,7 +103,7 @@ impl Trail {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        let usage = self.usage.read().unwrap_or_default();
+        let usage = self.tokens().unwrap_or_default();
         self.app.metrics.request_ended(self.surface, self.status, usage, self.ttfb);
         if !self.app.logs_requests {
             return;

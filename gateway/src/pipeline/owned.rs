@@ -39,7 +39,7 @@ pub(super) async fn look_up(worker: &Worker, resources: &[Resource]) -> Option<P
 /// What an answer shows to belong to the permit's project: what was just made, and what the client is told of when it
 /// asks for what it has, such as the output of a batch.
 pub(super) fn shown(call: &Call, answer: &Answer, permit: &Permit) -> Vec<Owned> {
-    let creates = call.kind == Kind::Create;
+    let creates = call.creates();
     let lists = call.kind == Kind::Other && skim::names_a_collection(&call.path);
     if !creates && !lists {
         return Vec::new();

@@ -86,9 +86,15 @@ impl UsageWatch {
             let output = number("\"candidatesTokenCount\":").unwrap_or_default();
             Usage { input, output: output + number("\"thoughtsTokenCount\":").unwrap_or_default() }
         });
-        native.or_else(|| {
+        let compat = || {
             let input = number("\"prompt_tokens\":")?;
             Some(Usage { input, output: number("\"completion_tokens\":").unwrap_or_default() })
-        })
+        };
+        let of_interaction = || {
+            let input = number("\"total_input_tokens\":")?;
+            let output = number("\"total_output_tokens\":").unwrap_or_default();
+            Some(Usage { input, output: output + number("\"total_thought_tokens\":").unwrap_or_default() })
+        };
+        native.or_else(compat).or_else(of_interaction)
     }
 }

@@ -6,6 +6,7 @@ mod browsers;
 mod groups;
 mod headers;
 mod https;
+mod interactions;
 mod operators;
 mod paths;
 mod prober;

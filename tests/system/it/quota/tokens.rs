@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use keyfleet_simulator::{Limit, Received, World};
-use keyfleet_tests::{Answer, Client, Gateway, Sim, steady_load, uses};
+use keyfleet_simulator::{Action, Limit, Received, Rule, World};
+use keyfleet_tests::{Answer, Client, Gateway, Sim, eventually, steady_load, uses};
 use serde_json::{Value, json};
 
-use super::{MINUTE, MODEL, assert_never_refused, calls, limited};
+use super::{MINUTE, MODEL, SOON, assert_never_refused, calls, limited};
 
 const TPM: u64 = 6_000;
 const PER_SECOND: u64 = 4;
@@ -49,6 +49,34 @@ pub(super) async fn three_times_the_load() {
     let used = uses(&log, MINUTE, TPM, tokens)[0].fullest;
     println!("tokens: the fullest minute held {used} of the quota; {missed} were missed in each request");
     assert!(used > 0.9, "only {used} of the quota");
+}
+
+/// What an interaction tells of its tokens is charged, in a stream as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_of_an_interaction_are_made_up_for() {
+    const LARGE: u64 = 1_000_000;
+    let limit = Limit { model: "*".into(), tpm: Some(2 * LARGE), ..Limit::default() };
+    for stream in [false, true] {
+        let sim = Sim::start(World::pool(1, 1).limited(&limit)).await;
+        let gateway = Gateway::start(limited(&sim, &json!({"tpm": LARGE}))).await;
+        let usage = json!({"total_input_tokens": LARGE, "total_output_tokens": 1, "total_tokens": LARGE + 1});
+        let made = json!({"id": "i", "status": "completed", "usage": usage});
+        let event = json!({"event_type": "interaction.completed", "interaction": made});
+        let text = if stream { format!("data: {event}\n\n") } else { made.to_string() };
+        let kind = if stream { "text/event-stream" } else { "application/json" };
+        let told =
+            Action::Status { status: 200, body: text, headers: Vec::new(), content_type: Some(kind.into()) };
+        sim.rules(vec![Rule::new(told).path("/interactions").times(1)]);
+        let body = json!({"model": MODEL, "input": "Say something.", "stream": stream});
+        let ask = || gateway.client().post("/v1beta/interactions", &body);
+        assert_eq!(ask().await.expect("an answer").status, 200);
+        // By their size alone a hundred thousand of these requests would fit.
+        eventually("the quota is known to be spent", SOON, || async {
+            (ask().await.expect("an answer").status == 429).then_some(())
+        })
+        .await;
+        assert_never_refused(&calls(&sim));
+    }
 }
 
 /// What is too much for the quota says nothing against what is not.
