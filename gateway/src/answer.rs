@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::api::interactions;
 use crate::array;
 use crate::call::{Call, Kind, Surface};
-use judge::Judged;
+use judge::{Judged, Least};
 
 /// Plain answers up to this size are relayed only when they are complete, and so can be judged: twice the size of any
 /// error that is read. Larger ones are images and embeddings; to hold those would cost megabytes and time.
@@ -97,9 +97,15 @@ pub(crate) enum Expected {
     Answer,
     /// A model's answer as one streamed JSON array, unless events come.
     Elements,
-    /// An interaction, at once or as events.
+    /// A new interaction, at once or as events.
     Interaction,
-    /// Figures, embeddings, images, resources.
+    /// An interaction from before, at once or as events; nothing, if it was deleted.
+    KnownInteraction,
+    /// Embeddings.
+    Embeddings,
+    /// Figures, images.
+    Result,
+    /// Resources; nothing, where they were deleted.
     Other,
     /// A file's content, which is the client's whatever it says, or no body at all.
     Content,
@@ -113,13 +119,33 @@ impl Expected {
         if call.method == Method::HEAD || is_content {
             Self::Content
         } else if is_native && interactions::has_path(&call.path) {
-            Self::Interaction
+            if call.kind == Kind::Create && call.path.ends_with("/interactions") {
+                Self::Interaction
+            } else {
+                Self::KnownInteraction
+            }
+        } else if call.kind == Kind::Other && call.method == Method::POST && !call.model.as_str().is_empty() {
+            let path = call.path.as_str();
+            let embeds = ["embeddings", ":embedContent", ":batchEmbedContents"];
+            if embeds.iter().any(|name| path.ends_with(name)) { Self::Embeddings } else { Self::Result }
         } else if call.kind != Kind::Generate {
             Self::Other
         } else if is_native && call.stream {
             Self::Elements
         } else {
             Self::Answer
+        }
+    }
+}
+
+impl Expected {
+    /// How little may come.
+    fn least(self) -> Least {
+        match self {
+            Self::Answer | Self::Elements => Least::Answer,
+            Self::Interaction | Self::Embeddings => Least::Fields,
+            Self::Result => Least::Json,
+            Self::KnownInteraction | Self::Other | Self::Content => Least::Nothing,
         }
     }
 }
@@ -229,28 +255,28 @@ impl Reader {
     async fn begin(&mut self, expected: Expected, headers: &HeaderMap) -> Result<Form, Box<Failed>> {
         let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let are_events = kind.starts_with(b"text/event-stream");
-        let is_answer = matches!(expected, Expected::Answer | Expected::Elements);
+        let least = expected.least();
         match expected {
             Expected::Content => Ok(Form::Bytes),
             _ if headers.contains_key(CONTENT_ENCODING) => Ok(Form::Bytes),
             Expected::Answer | Expected::Elements if are_events => {
-                self.first_pieces(event_len, judge::event, is_answer).await.map(|()| Form::Events)
+                self.first_pieces(event_len, judge::event, least).await.map(|()| Form::Events)
             }
-            Expected::Interaction if are_events => {
-                self.first_pieces(event_len, judge::event, is_answer).await.map(|()| Form::Interaction)
+            Expected::Interaction | Expected::KnownInteraction if are_events => {
+                self.first_pieces(event_len, judge::event, least).await.map(|()| Form::Interaction)
             }
             Expected::Elements => {
-                self.first_pieces(array::element_len, judge::element, is_answer).await.map(|()| Form::Array)
+                self.first_pieces(array::element_len, judge::element, least).await.map(|()| Form::Array)
             }
-            _ if kind.starts_with(b"application/json") => self.plain(is_answer).await.map(|()| Form::Bytes),
+            _ if kind.starts_with(b"application/json") => self.plain(least).await.map(|()| Form::Bytes),
             _ => Ok(Form::Bytes),
         }
     }
 
     /// A plain JSON answer: all of it if it is small.
-    async fn plain(&mut self, is_answer: bool) -> Result<(), Box<Failed>> {
+    async fn plain(&mut self, least: Least) -> Result<(), Box<Failed>> {
         while self.len() < HELD && self.more_or_fail().await? {}
-        if self.body.is_none() { judge::plain(self.bytes(), is_answer) } else { Ok(()) }
+        if self.body.is_none() { judge::plain(self.bytes(), least) } else { Ok(()) }
     }
 
     /// The first events or elements of a stream: up to one that is an answer.
@@ -258,7 +284,7 @@ impl Reader {
         &mut self,
         piece_len: fn(&[u8]) -> Option<usize>,
         judge: fn(&[u8]) -> Judged,
-        is_answer: bool,
+        least: Least,
     ) -> Result<(), Box<Failed>> {
         let mut looked = 0;
         loop {
@@ -283,7 +309,7 @@ impl Reader {
             }
             return match judge(tail) {
                 Judged::Half => Err(Failed::without_answer(Cause::Truncated)),
-                Judged::Nothing if is_answer => Err(Failed::without_answer(Cause::EmptyAnswer)),
+                Judged::Nothing if least > Least::Nothing => Err(Failed::without_answer(Cause::EmptyAnswer)),
                 _ => Ok(()),
             };
         }

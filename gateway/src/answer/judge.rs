@@ -20,6 +20,19 @@ pub(super) enum Judged {
     Half,
 }
 
+/// How little may come, for it to be what was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Least {
+    /// Nothing at all.
+    Nothing,
+    /// Any JSON: what is zero or was filtered out is not written.
+    Json,
+    /// An object with fields.
+    Fields,
+    /// A model's answer, or the reason why there is none.
+    Answer,
+}
+
 /// Judges an event.
 pub(super) fn event(event: &[u8]) -> Judged {
     let data = event.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"data:"));
@@ -55,12 +68,18 @@ static ANSWERS: LazyLock<[Finder<'static>; 2]> =
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
 
 /// Judges a complete answer. Nearly all are known for good by a search, and not parsed.
-pub(super) fn plain(bytes: &[u8], is_answer: bool) -> Result<(), Box<Failed>> {
+pub(super) fn plain(bytes: &[u8], least: Least) -> Result<(), Box<Failed>> {
     let bytes = bytes.trim_ascii();
-    if bytes.is_empty() && is_answer {
+    let is_answer = least == Least::Answer;
+    if bytes.is_empty() && least > Least::Nothing {
         return Err(Failed::without_answer(Cause::EmptyAnswer));
     }
-    let looks_full = !is_answer || ANSWERS.iter().any(|name| name.find(bytes).is_some());
+    let looks_full = match least {
+        Least::Answer => ANSWERS.iter().any(|name| name.find(bytes).is_some()),
+        // Its first field is all that there has to be.
+        Least::Fields => bytes.contains(&b'"'),
+        Least::Nothing | Least::Json => true,
+    };
     let may_be_error = bytes.starts_with(b"\"") || ERROR.find(bytes).is_some();
     if looks_full && !may_be_error {
         return Ok(());
@@ -71,9 +90,17 @@ pub(super) fn plain(bytes: &[u8], is_answer: bool) -> Result<(), Box<Failed>> {
         return Err(inside_success(body));
     }
     match parsed {
-        Ok(value) if is_answer && !has_content(&value) => Err(Failed::without_answer(Cause::EmptyAnswer)),
+        Ok(value) if !is_enough(&value, least) => Err(Failed::without_answer(Cause::EmptyAnswer)),
         Err(error) if error.is_eof() => Err(Failed::without_answer(Cause::Truncated)),
         _ => Ok(()),
+    }
+}
+
+fn is_enough(value: &Value, least: Least) -> bool {
+    match least {
+        Least::Nothing | Least::Json => true,
+        Least::Fields => value.as_object().is_none_or(|fields| !fields.is_empty()),
+        Least::Answer => has_content(value),
     }
 }
 
@@ -108,8 +135,8 @@ mod tests {
 
     const UNAVAILABLE: &str = r#"{"error":{"code":503,"message":"x","status":"UNAVAILABLE"}}"#;
 
-    fn cause(body: &str, is_answer: bool) -> Option<Cause> {
-        plain(body.as_bytes(), is_answer).err().map(|failed| failed.outcome.cause)
+    fn cause(body: &str, least: Least) -> Option<Cause> {
+        plain(body.as_bytes(), least).err().map(|failed| failed.outcome.cause)
     }
 
     #[test]
@@ -135,7 +162,7 @@ mod tests {
             (&UNAVAILABLE.replace('x', &x), Some(Cause::Overloaded)),
             (&format!(r#"{{"candidates":[{{"content":{{"error":"{x}"}}}}]}}"#), None),
         ] {
-            assert_eq!(cause(body, true), expected, "{}", &body[..body.len().min(200)]);
+            assert_eq!(cause(body, Least::Answer), expected, "{}", &body[..body.len().min(200)]);
         }
     }
 
@@ -150,10 +177,29 @@ mod tests {
             r#"[{"error":{"message":"x"}},{"response":{}}]"#,
             r#"{"error":null}"#,
         ] {
-            assert_eq!(cause(body, false), None, "{body}");
+            assert_eq!(cause(body, Least::Nothing), None, "{body}");
         }
         for body in [UNAVAILABLE.to_owned(), format!("[{UNAVAILABLE}]\n"), format!("{UNAVAILABLE:?}")] {
-            assert_eq!(cause(&body, false), Some(Cause::Overloaded), "{body}");
+            for least in [Least::Nothing, Least::Json, Least::Fields] {
+                assert_eq!(cause(&body, least), Some(Cause::Overloaded), "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_little() {
+        let empty = Some(Cause::EmptyAnswer);
+        for (body, json, fields) in [
+            ("", empty, empty),
+            (" \n", empty, empty),
+            ("{}", None, empty),
+            ("{ }\n", None, empty),
+            ("[]", None, None),
+            (r#"{"id":"","status":"in_progress"}"#, None, None),
+            (r#"{"embedding":{}}"#, None, None),
+        ] {
+            assert_eq!((cause(body, Least::Json), cause(body, Least::Fields)), (json, fields), "{body}");
+            assert_eq!(cause(body, Least::Nothing), None, "{body}");
         }
     }
 }

@@ -118,6 +118,58 @@ async fn an_error_in_any_json_is_told_as_one() {
     }
 }
 
+/// Nothing at all is no answer, unless nothing was to be made. What the caller may have made is not made twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_answer_is_another_keys_chance() {
+    let (sim, gateway) = start(24).await;
+    let unstored = |stream: bool| {
+        let mut body = interaction(stream);
+        body["store"] = json!(false);
+        body
+    };
+    let contents = json!([{"role": "user", "parts": [{"text": "x"}]}]);
+    let content = json!({"parts": [{"text": "x"}]});
+    let json_type = "application/json; charset=UTF-8";
+    let embed = "/v1beta/models/gemini-embedding-001:embedContent";
+    for (path, request, kind, empty, tried) in [
+        (
+            "/v1beta/openai/embeddings",
+            json!({"model": "gemini-embedding-001", "input": "x"}),
+            json_type,
+            "",
+            2,
+        ),
+        (
+            "/v1beta/openai/embeddings",
+            json!({"model": "gemini-embedding-001", "input": "x"}),
+            json_type,
+            "{}",
+            2,
+        ),
+        (embed, json!({"content": content}), json_type, "{}\n", 2),
+        ("/v1beta/models/gemini-2.5-flash:countTokens", json!({"contents": contents}), json_type, "", 2),
+        ("/v1beta/openai/images/generations", json!({"model": "imagen", "prompt": "x"}), json_type, "", 2),
+        (INTERACTIONS, unstored(false), json_type, "{}", 2),
+        (INTERACTIONS, unstored(true), "text/event-stream", ": x\n\n", 2),
+        (INTERACTIONS, interaction(false), json_type, "", 1),
+        (INTERACTIONS, interaction(true), "text/event-stream", "", 1),
+    ] {
+        let good = r#"{"what": "was asked for"}"#;
+        sim.rules(vec![fault(body(kind, empty)).times(1), json_body(good)]);
+        sim.forget();
+        let answer = ask(&gateway.client(), path, &request).await;
+        let told = format!("{path} {request} {empty:?}: {} {}", answer.status, answer.text);
+        assert_eq!(calls(&sim).len(), tried, "{told}");
+        assert_eq!(answer.status, if tried == 2 { 200 } else { 502 }, "{told}");
+    }
+    // Without tokens there may be nothing to tell.
+    sim.rules(vec![json_body("{}")]);
+    sim.forget();
+    let request = json!({"contents": []});
+    let answer = ask(&gateway.client(), "/v1beta/models/gemini-2.5-flash:countTokens", &request).await;
+    assert_eq!((answer.text.as_str(), calls(&sim).len()), ("{}", 1));
+}
+
 /// A quota error counts for the project, whatever it came with.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_error_in_json_closes_the_project() {
