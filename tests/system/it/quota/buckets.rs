@@ -48,7 +48,8 @@ async fn requests_that_find_a_permit_do_not_wait() {
 /// Permits that are out may still be used; nothing is granted beyond the new limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_that_is_lowered_holds_from_then_on() {
-    const IN_HAND: usize = 4;
+    // Two lots: each is at most a need and a quarter of what is left.
+    const IN_HAND: usize = 12;
     let sim = Sim::start(World::pool(1, 1)).await;
     let mut gateway = Gateway::start(limited(&sim, &json!({"rpm": 30}))).await;
     assert_eq!(served(&gateway.client(), MODEL, 5).await, 5);
@@ -63,4 +64,20 @@ async fn a_limit_that_is_lowered_holds_from_then_on() {
     assert!((1..=1 + IN_HAND).contains(&more), "{more} more than the 5 of 6");
     assert_eq!(served(&gateway.client(), MODEL, 5).await, 0);
     assert_eq!(calls(&sim).len(), 5 + more);
+}
+
+/// What a larger limit allows is there at once, not when the first permits of the smaller one come back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_is_raised_is_used_at_once() {
+    let sim = Sim::start(World::pool(1, 1)).await;
+    let mut gateway = Gateway::start(limited(&sim, &json!({"rpm": 3}))).await;
+    assert_eq!(served(&gateway.client(), MODEL, 6).await, 3);
+    gateway.write_config(&limited(&sim, &json!({"rpm": 30})));
+    gateway.signal("HUP");
+    gateway.says(IN_FORCE).await;
+    eventually("more is served", SOON, || async {
+        (served(&gateway.client(), MODEL, 5).await == 5).then_some(())
+    })
+    .await;
+    assert_requests_kept(&calls(&sim), 30);
 }
