@@ -46,6 +46,8 @@ pub(crate) struct Live {
     pub(crate) allowances: Vec<Arc<Slot>>,
     /// Breakers that were open in the configuration before this one: a model is not well for being configured anew.
     open: Vec<OpenBreaker>,
+    /// Another configuration is in force: nobody gathers the answers of this one any more.
+    pub(crate) retired: AtomicBool,
     /// One HTTP client per worker and egress, made when first used.
     clients: Vec<Vec<OnceLock<reqwest::Client>>>,
 }
@@ -93,6 +95,8 @@ pub(crate) struct ModelLane {
     pub(crate) served: AtomicBool,
     /// When it was last asked for, on the process's clock in ms.
     pub(crate) used: AtomicU64,
+    /// It made room for another: nobody gathers its answers any more.
+    pub(crate) retired: AtomicBool,
 }
 
 /// Answers of one seat that have not been reported yet.
@@ -118,6 +122,7 @@ impl Live {
             limiter: config.rate_limit.and_then(Limiter::new).map(Arc::new),
             allowances: Vec::new(),
             open: Vec::new(),
+            retired: AtomicBool::new(false),
             clients: Vec::new(),
             config: config.clone(),
         };

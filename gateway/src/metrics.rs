@@ -57,6 +57,7 @@ pub(crate) struct Metrics {
     ttfb: Histogram,
     keys: Family<StateLabel, Gauge>,
     buffered: Gauge,
+    waiting_reports: Gauge<u64, AtomicU64>,
     dropped_reports: Gauge<u64, AtomicU64>,
     dropped_lines: Gauge<u64, AtomicU64>,
     lookups: Counter,
@@ -71,6 +72,7 @@ pub(crate) struct Metrics {
 pub(crate) struct Readings {
     pub(crate) keys: Vec<(&'static str, usize)>,
     pub(crate) buffered: usize,
+    pub(crate) waiting_reports: u64,
     pub(crate) dropped_reports: u64,
     pub(crate) dropped_lines: u64,
     pub(crate) lease_waits: u64,
@@ -96,6 +98,7 @@ impl Metrics {
             ttfb: Histogram::new(exponential_buckets(0.01, 2.0, 17)),
             keys: Family::default(),
             buffered: Gauge::default(),
+            waiting_reports: Gauge::default(),
             dropped_reports: Gauge::default(),
             dropped_lines: Gauge::default(),
             lookups: Counter::default(),
@@ -118,8 +121,13 @@ impl Metrics {
         registry.register("keys", "Keys by state", metrics.keys.clone());
         registry.register("buffered_body_bytes", "Request bodies held in memory", metrics.buffered.clone());
         registry.register(
+            "waiting_reports",
+            "Attempts and owners that wait to be reported",
+            metrics.waiting_reports.clone(),
+        );
+        registry.register(
             "dropped_reports",
-            "Findings lost because their queue was full",
+            "Attempts and owners lost because too many keys, models and owners wait to be reported",
             metrics.dropped_reports.clone(),
         );
         registry.register(
@@ -204,6 +212,7 @@ impl Metrics {
             self.keys.get_or_create(&StateLabel { state }).set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
         self.buffered.set(i64::try_from(readings.buffered).unwrap_or(i64::MAX));
+        self.waiting_reports.set(readings.waiting_reports);
         self.dropped_reports.set(readings.dropped_reports);
         self.dropped_lines.set(readings.dropped_lines);
         self.lease_waits.set(readings.lease_waits);

@@ -48,6 +48,7 @@ pub(crate) fn readings(app: &App) -> String {
     let readings = Readings {
         keys: states.into_iter().collect(),
         buffered: app.budget.held(),
+        waiting_reports: app.pool.reports.waiting(),
         dropped_reports: app.pool.reports.dropped(),
         dropped_lines: app.log.dropped(),
         lease_waits: app.pool.quota.waits.load(Relaxed),

@@ -15,7 +15,7 @@ mod trial;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::SeqCst};
 
 use arc_swap::ArcSwap;
 use keyfleet_core::gate::{Breaker, Gate};
@@ -167,28 +167,34 @@ impl Pool {
         live.allowances = self.quota.allowances(&live.config.server.clients, &live.quota_policy());
         let old = self.live.swap(Arc::new(live));
         self.quota.follow(&self.live().quota_policy());
+        old.retired.store(true, SeqCst);
         self.gather(&old);
     }
 
     /// Turns the answers since the last time into records.
     pub(crate) fn gather(&self, live: &Live) {
-        for lane in live.lanes.load().values() {
-            for (seat, tally) in lane.lane.seats().iter().zip(&lane.tallies) {
-                let n = tally.answers.swap(0, AcqRel);
-                if n == 0 {
-                    continue;
-                }
-                let sum = tally.ttfb_ms.swap(0, AcqRel);
-                let key = &live.keys[seat.key as usize];
-                self.reports.push(Record::Succeeded {
-                    key: key.id.clone(),
-                    model: lane.upstream[key.group as usize].clone(),
-                    n,
-                    ttfb_ms: u32::try_from(sum / u64::from(n)).unwrap_or(u32::MAX),
-                    probe: false,
-                });
-            }
+        live.lanes.load().values().for_each(|lane| self.gather_lane(live, lane));
+    }
+
+    fn gather_lane(&self, live: &Live, lane: &ModelLane) {
+        (0..lane.tallies.len()).for_each(|seat| self.gather_seat(live, lane, seat));
+    }
+
+    fn gather_seat(&self, live: &Live, lane: &ModelLane, seat: usize) {
+        let tally = &lane.tallies[seat];
+        let n = tally.answers.swap(0, SeqCst);
+        if n == 0 {
+            return;
         }
+        let sum = tally.ttfb_ms.swap(0, AcqRel);
+        let key = &live.keys[lane.lane.seats()[seat].key as usize];
+        self.reports.push(Record::Succeeded {
+            key: key.id.clone(),
+            model: lane.upstream[key.group as usize].clone(),
+            n,
+            ttfb_ms: u32::try_from(sum / u64::from(n)).unwrap_or(u32::MAX),
+            probe: false,
+        });
     }
 
     /// Chooses a key for `model`, which may be none, and draws the quota that the attempt needs. `patient` requests may

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
 use keyfleet_core::ledger;
-use keyfleet_core::message::{Answer, Ask, Beat, Delta, Report};
+use keyfleet_core::message::{Answer, Ask, Beat, Delta, Record, Report};
 use keyfleet_core::time::Now;
 use keyfleet_fabric::bus::{Heard, Unreachable};
 use keyfleet_fabric::store::StoreError;
@@ -17,10 +17,10 @@ use crate::App;
 
 /// How often answers are reported; failures go at once.
 const FLUSH: Duration = Duration::from_millis(500);
-/// The most findings of one report.
-const MOST_RECORDS: usize = 1_024;
 /// How long to wait before trying again what did not work.
 const AGAIN: Duration = Duration::from_millis(100);
+/// After so many attempts in a row that failed it is said.
+const SAY_AFTER: u32 = 10;
 /// How long the last words of this process may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -39,16 +39,11 @@ pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
     let last = async {
         let _ = app.fabric.bus.ask(Ask::Lease(app.pool.quota.leave())).await;
         app.pool.gather(&app.pool.live());
-        let mut reports = app.reporting.lock().await;
-        while let Some(report) = reports.next(&app) {
-            if app.fabric.bus.report(&report).await.is_err() {
-                break;
-            }
-            reports.sent();
-        }
+        tell_all(&app).await
     };
-    if tokio::time::timeout(FAREWELL, last).await.is_err() {
-        tracing::warn!("the last findings could not be reported in time");
+    if !matches!(tokio::time::timeout(FAREWELL, last).await, Ok(Ok(()))) {
+        let unreported = app.pool.reports.waiting() + app.reporting.lock().await.under_way();
+        tracing::warn!(unreported, "the last findings could not be reported: scores and totals miss them");
     }
 }
 
@@ -188,7 +183,7 @@ impl Reporting {
     /// The report to send now.
     fn next(&mut self, app: &App) -> Option<Report> {
         if self.under_way.is_none() {
-            let records = app.pool.reports.take(MOST_RECORDS);
+            let records = app.pool.reports.take();
             if records.is_empty() {
                 return None;
             }
@@ -196,6 +191,11 @@ impl Reporting {
             self.under_way = Some(report);
         }
         self.under_way.clone()
+    }
+
+    /// How much it tells.
+    fn under_way(&self) -> u64 {
+        self.under_way.iter().flat_map(|report| &report.records).map(Record::count).sum()
     }
 
     fn sent(&mut self) {
@@ -213,17 +213,36 @@ async fn report(app: &App) {
             () = app.pool.reports.arrived() => {}
             _ = flush.tick() => app.pool.gather(&app.pool.live()),
         }
-        loop {
-            let mut reporting = app.reporting.lock().await;
-            let Some(report) = reporting.next(app) else { break };
-            match app.fabric.bus.report(&report).await {
-                Ok(()) => reporting.sent(),
-                Err(Unreachable::Gone) => return,
-                Err(error) => {
-                    tracing::debug!(%error, "findings wait");
-                    drop(reporting);
-                    tokio::time::sleep(AGAIN).await;
+        if tell_all(app).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reports everything that waits, however long it takes. An error: there is nobody who will ever hear it.
+async fn tell_all(app: &App) -> Result<(), Unreachable> {
+    let mut refused = 0;
+    loop {
+        let mut reporting = app.reporting.lock().await;
+        let Some(report) = reporting.next(app) else { return Ok(()) };
+        match app.fabric.bus.report(&report).await {
+            Ok(()) => {
+                reporting.sent();
+                if std::mem::take(&mut refused) >= SAY_AFTER {
+                    tracing::info!("findings are reported again");
                 }
+            }
+            Err(Unreachable::Gone) => return Err(Unreachable::Gone),
+            Err(error) => {
+                refused += 1;
+                if refused == SAY_AFTER {
+                    tracing::warn!(
+                        %error,
+                        "findings cannot be reported: they are summed up until they can, and no count is lost"
+                    );
+                }
+                drop(reporting);
+                tokio::time::sleep(AGAIN).await;
             }
         }
     }

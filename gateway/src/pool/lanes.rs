@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use keyfleet_core::gate::{Breaker, Gate};
 use keyfleet_core::id::Model;
@@ -26,16 +26,22 @@ impl Pool {
             return lane.clone();
         }
         let lane = Arc::new(self.build(live, model, now));
+        let mut removed = None;
         live.lanes.rcu(|lanes| {
             let mut lanes = Lanes::clone(lanes);
-            if lanes.len() >= MAX_LANES {
-                make_room(&mut lanes);
-            }
+            removed = if lanes.len() >= MAX_LANES { make_room(&mut lanes) } else { None };
             lanes.entry(model.clone()).or_insert_with(|| lane.clone());
             lanes
         });
+        if let Some(removed) = removed {
+            removed.retired.store(true, SeqCst);
+            self.gather_lane(live, &removed);
+        }
         self.forget_unused_gates();
-        live.lanes.load().get(model).cloned().unwrap_or(lane)
+        live.lanes.load().get(model).cloned().unwrap_or_else(|| {
+            lane.retired.store(true, SeqCst);
+            lane
+        })
     }
 
     fn build(&self, live: &Live, model: &Model, now: Mono) -> ModelLane {
@@ -71,6 +77,7 @@ impl Pool {
             tallies,
             served: AtomicBool::new(false),
             used: AtomicU64::new(now.as_ms()),
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -154,11 +161,10 @@ impl Pool {
     }
 }
 
-fn make_room(lanes: &mut Lanes) {
+fn make_room(lanes: &mut Lanes) -> Option<Arc<ModelLane>> {
     let first = lanes.iter().min_by_key(|(_, lane)| (lane.served.load(Relaxed), lane.used.load(Relaxed)));
-    if let Some(first) = first.map(|(model, _)| model.clone()) {
-        lanes.remove(&first);
-    }
+    let first = first.map(|(model, _)| model.clone())?;
+    lanes.remove(&first)
 }
 
 /// True if a group's patterns cover a model; a request without a model is everybody's.

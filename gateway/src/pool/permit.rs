@@ -1,7 +1,7 @@
 //! One attempt with one key, and what follows from how it ends.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 use std::time::Duration;
 
 use keyfleet_core::block;
@@ -150,6 +150,7 @@ impl Permit {
             model: self.bucket_model().clone(),
             scope: outcome.scope,
             cause: outcome.cause,
+            n: 1,
             retry_after_ms: outcome.retry_after.and_then(|span| u64::try_from(span.as_millis()).ok()),
             draw,
             probe: OWN.iter().any(|probe| probes.has(*probe) && concerned.has(*probe)),
@@ -274,8 +275,12 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(ttfb_ms) = self.begun {
             let tally = &self.lane.tallies[self.seat];
-            tally.answers.fetch_add(1, Relaxed);
             tally.ttfb_ms.fetch_add(u64::from(ttfb_ms), Relaxed);
+            tally.answers.fetch_add(1, SeqCst);
+            // Whoever retires a lane gathers it afterwards: one of the two sees what the other did.
+            if self.live.retired.load(SeqCst) || self.lane.retired.load(SeqCst) {
+                self.pool.gather_seat(&self.live, &self.lane, self.seat);
+            }
         }
         if self.probes.any() {
             self.seat().return_probes(self.probes, clock::mono());

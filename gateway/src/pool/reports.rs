@@ -1,41 +1,70 @@
-//! What waits to be reported. Recording never waits; beyond the limit records are dropped and counted.
+//! What waits to be reported. Recording never waits, and what tells the same is folded into one, so that a coordinator
+//! may be away for any length of time: what waits is bounded by the keys and models in use, and no count is lost.
+//!
+//! Decisions need the last failure of each kind and the order of these; a record that is folded into moves to the end.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use keyfleet_core::message::Record;
+use keyfleet_core::id::{Host, KeyId, Model, Resource};
+use keyfleet_core::message::{Record, Subject};
+use keyfleet_core::outcome::{Cause, Scope};
+use keyfleet_core::quota::LotId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// The most records that wait.
-const LIMIT: usize = 8_192;
+/// The most records about keys that wait: beyond it, what no record stands for yet is dropped and counted. Many times
+/// the keys and models of most deployments; model names come from clients.
+const MOST_COUNTS: usize = 65_536;
+/// The most owners that wait; beyond it they are dropped and counted.
+const MOST_OWNERS: usize = 8_192;
+/// The most that one report tells, in records and in bytes, so that no server refuses it.
+const REPORT_RECORDS: usize = 1_024;
+const REPORT_BYTES: usize = 256 * 1024;
+/// What a record takes beside its names, at most.
+const RECORD_BYTES: usize = 384;
 
-/// The queue of records.
+/// The records.
 #[derive(Default)]
 pub(crate) struct Reports {
-    waiting: Mutex<Vec<Record>>,
+    waiting: Mutex<Waiting>,
     arrived: Notify,
     dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// In the order in which they are told.
+    records: BTreeMap<u64, Record>,
+    places: HashMap<Kind, u64>,
+    next: u64,
+    owners: usize,
+}
+
+/// Records of one kind tell the same, but for how often and what was last.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Kind {
+    Answers(KeyId, Model, bool),
+    Failures(KeyId, Model, Scope, Cause, bool),
+    Breaker(Host, Model),
+    Verdict(Subject, LotId),
+    Owner(Resource),
 }
 
 impl Reports {
     /// Adds a record; it is sent at once.
     pub(crate) fn push(&self, record: Record) {
-        let mut waiting = self.waiting.lock();
-        if waiting.len() < LIMIT {
-            waiting.push(record);
-            drop(waiting);
-            self.arrived.notify_one();
+        let lost = self.waiting.lock().add(record);
+        if lost > 0 {
+            self.dropped.fetch_add(lost, Relaxed);
         } else {
-            self.dropped.fetch_add(1, Relaxed);
+            self.arrived.notify_one();
         }
     }
 
-    /// Takes the first ones, so many at most.
-    pub(crate) fn take(&self, most: usize) -> Vec<Record> {
-        let mut waiting = self.waiting.lock();
-        let most = most.min(waiting.len());
-        let rest = waiting.split_off(most);
-        std::mem::replace(&mut waiting, rest)
+    /// Takes the first ones, as many as fit into one report.
+    pub(crate) fn take(&self) -> Vec<Record> {
+        self.waiting.lock().take()
     }
 
     /// Waits until something is there.
@@ -43,8 +72,233 @@ impl Reports {
         self.arrived.notified().await;
     }
 
-    /// How many records were lost.
+    /// How many attempts and owners wait.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.lock().records.values().map(Record::count).sum()
+    }
+
+    /// How many attempts and owners were lost.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
+    }
+}
+
+impl Waiting {
+    /// Says how many attempts or owners found no room.
+    fn add(&mut self, record: Record) -> u64 {
+        let kind = Kind::of(&record);
+        let earlier = self.places.get(&kind).and_then(|place| self.records.remove(place));
+        let is_owner = matches!(kind, Kind::Owner(_));
+        if earlier.is_none() {
+            let counts = self.records.len() - self.owners;
+            if if is_owner { self.owners >= MOST_OWNERS } else { counts >= MOST_COUNTS } {
+                return record.count();
+            }
+            self.owners += usize::from(is_owner);
+        }
+        self.records.insert(
+            self.next,
+            match earlier {
+                Some(earlier) => folded(earlier, record),
+                None => record,
+            },
+        );
+        self.places.insert(kind, self.next);
+        self.next += 1;
+        0
+    }
+
+    fn take(&mut self) -> Vec<Record> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while taken.len() < REPORT_RECORDS
+            && let Some(first) = self.records.first_entry()
+        {
+            bytes += RECORD_BYTES + names(first.get());
+            if bytes > REPORT_BYTES && !taken.is_empty() {
+                break;
+            }
+            let record = first.remove();
+            let kind = Kind::of(&record);
+            self.owners -= usize::from(matches!(kind, Kind::Owner(_)));
+            self.places.remove(&kind);
+            taken.push(record);
+        }
+        taken
+    }
+}
+
+impl Kind {
+    fn of(record: &Record) -> Self {
+        match record {
+            Record::Succeeded { key, model, probe, .. } => Self::Answers(key.clone(), model.clone(), *probe),
+            Record::Failed { key, model, scope, cause, probe, .. } => {
+                Self::Failures(key.clone(), model.clone(), *scope, *cause, *probe)
+            }
+            Record::Tripped { host, model, .. } | Record::Recovered { host, model } => {
+                Self::Breaker(host.clone(), model.clone())
+            }
+            Record::Judged { subject, lot } => Self::Verdict(subject.clone(), *lot),
+            Record::Owned(owned) => Self::Owner(owned.resource.clone()),
+        }
+    }
+}
+
+/// The bytes of what clients and operators named.
+fn names(record: &Record) -> usize {
+    match record {
+        Record::Succeeded { key, model, .. } | Record::Failed { key, model, .. } => {
+            key.as_str().len() + model.as_str().len()
+        }
+        Record::Tripped { host, model, .. } | Record::Recovered { host, model } => {
+            host.as_str().len() + model.as_str().len()
+        }
+        Record::Judged { subject, .. } => match subject {
+            Subject::Key(key) => key.as_str().len(),
+            Subject::KeyModel(key, model) => key.as_str().len() + model.as_str().len(),
+            Subject::Bucket(project, model) => project.as_str().len() + model.as_str().len(),
+            Subject::Project(project) => project.as_str().len(),
+            Subject::Model(host, model) => host.as_str().len() + model.as_str().len(),
+        },
+        Record::Owned(owned) => owned.resource.as_str().len() + owned.project.as_str().len(),
+    }
+}
+
+/// One record for two of the same kind.
+fn folded(earlier: Record, mut later: Record) -> Record {
+    match (earlier, &mut later) {
+        (Record::Succeeded { n: before, ttfb_ms: mean, .. }, Record::Succeeded { n, ttfb_ms, .. }) => {
+            let all = u64::from(before) + u64::from(*n);
+            let sum = u64::from(before) * u64::from(mean) + u64::from(*n) * u64::from(*ttfb_ms);
+            // To the nearest: rounded down, many small steps would add up.
+            *ttfb_ms = u32::try_from((sum + all / 2) / all.max(1)).unwrap_or(u32::MAX);
+            *n = u32::try_from(all).unwrap_or(u32::MAX);
+        }
+        (Record::Failed { n: before, limits: told, .. }, Record::Failed { n, limits, .. }) => {
+            *n = n.saturating_add(before);
+            // What an error has told of a limit is true until another tells better.
+            let known = |dimension| limits.iter().any(|(other, _)| *other == dimension);
+            let kept: Vec<_> = told.into_iter().filter(|(dimension, _)| !known(*dimension)).collect();
+            limits.extend(kept);
+        }
+        _ => {}
+    }
+    later
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfleet_core::id::ProjectId;
+    use keyfleet_core::message::Owned;
+    use keyfleet_core::quota::Dimension;
+
+    use super::*;
+
+    fn answers(key: &str, n: u32, ttfb_ms: u32) -> Record {
+        Record::Succeeded { key: KeyId::new(key), model: Model::new("m"), n, ttfb_ms, probe: false }
+    }
+
+    fn failure(key: &str, cause: Cause, probe: bool) -> Record {
+        Record::Failed {
+            key: KeyId::new(key),
+            model: Model::new("m"),
+            scope: cause.outcome().scope,
+            cause,
+            n: 1,
+            retry_after_ms: None,
+            draw: 0,
+            probe,
+            limits: Vec::new(),
+        }
+    }
+
+    fn owner(resource: &str) -> Record {
+        let (resource, project) = (Resource::new(resource), ProjectId::new("p"));
+        Record::Owned(Owned { resource, project, ttl_ms: 1 })
+    }
+
+    fn busy(key: &str, n: u32, after: Option<u64>, told: &[(Dimension, u64)]) -> Record {
+        let mut record = failure(key, Cause::PerMinute, false);
+        if let Record::Failed { n: count, limits, retry_after_ms, .. } = &mut record {
+            (*count, *limits, *retry_after_ms) = (n, told.to_vec(), after);
+        }
+        record
+    }
+
+    #[test]
+    fn what_tells_the_same_is_one_record_and_every_count_is_kept() {
+        let reports = Reports::default();
+        for n in 0..50_000 {
+            reports.push(answers("a", 1, if n % 2 == 0 { 10 } else { 30 }));
+            reports.push(busy("a", 1, Some(100 + n), &[(Dimension::Rpm, n)]));
+            reports.push(busy("b", 1, None, &[]));
+        }
+        reports.push(busy("a", 2, Some(3), &[(Dimension::Tpm, 7)]));
+        assert_eq!((reports.waiting(), reports.dropped()), (150_002, 0));
+        let told = reports.take();
+        let last = busy("a", 50_002, Some(3), &[(Dimension::Tpm, 7), (Dimension::Rpm, 49_999)]);
+        let Record::Succeeded { n, ttfb_ms, .. } = told[0] else { panic!("{told:?}") };
+        assert_eq!(n, 50_000);
+        assert!((10..=30).contains(&ttfb_ms), "{ttfb_ms}");
+        assert_eq!(told[1..], [busy("b", 50_000, None, &[]), last]);
+        assert_eq!(reports.take(), []);
+    }
+
+    #[test]
+    fn the_last_of_each_kind_keeps_its_place_among_the_others() {
+        let reports = Reports::default();
+        let refused = || failure("a", Cause::PerDay, true);
+        let works =
+            Record::Succeeded { key: KeyId::new("a"), model: Model::new("m"), n: 1, ttfb_ms: 1, probe: true };
+        reports.push(refused());
+        reports.push(works.clone());
+        reports.push(failure("a", Cause::PerDay, false));
+        reports.push(refused());
+        let kinds: Vec<_> = reports
+            .take()
+            .iter()
+            .map(|record| (matches!(record, Record::Failed { probe: true, .. }), record.count()))
+            .collect();
+        assert_eq!(kinds, [(false, 1), (false, 1), (true, 2)], "the last probe met the block");
+    }
+
+    #[test]
+    fn beyond_the_limit_only_what_is_new_is_dropped_and_counted() {
+        let reports = Reports::default();
+        for n in 0..MOST_COUNTS {
+            reports.push(answers(&n.to_string(), 1, 1));
+        }
+        for n in 0..=MOST_OWNERS {
+            reports.push(owner(&n.to_string()));
+        }
+        assert_eq!(reports.dropped(), 1, "owners take no room from counts");
+        reports.push(answers("one more", 5, 1));
+        reports.push(answers("7", 5, 1));
+        assert_eq!(reports.dropped(), 6);
+        let mut told = 0;
+        while let records = reports.take()
+            && !records.is_empty()
+        {
+            told += records.iter().map(Record::count).sum::<u64>();
+        }
+        assert_eq!(told, (MOST_COUNTS + 5 + MOST_OWNERS) as u64);
+        assert_eq!(reports.waiting.lock().owners, 0);
+        assert!(reports.waiting.lock().places.is_empty());
+    }
+
+    #[test]
+    fn a_report_is_of_limited_size() {
+        let reports = Reports::default();
+        let long = "m".repeat(60_000);
+        (0..8).for_each(|n| reports.push(owner(&format!("{long}{n}"))));
+        reports.push(owner(&long.repeat(10)));
+        (0..5_000).for_each(|n| reports.push(answers(&n.to_string(), 1, 1)));
+        let sizes: Vec<_> = std::iter::from_fn(|| Some(reports.take()).filter(|taken| !taken.is_empty()))
+            .map(|taken| taken.len())
+            .collect();
+        assert_eq!(sizes[..3], [4, 4, 1], "what is larger alone goes alone");
+        assert!(
+            sizes.iter().all(|n| *n <= REPORT_RECORDS) && sizes.iter().sum::<usize>() == 5_009,
+            "{sizes:?}"
+        );
     }
 }

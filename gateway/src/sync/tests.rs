@@ -2,7 +2,7 @@ use std::sync::atomic::Ordering::Acquire;
 
 use keyfleet_core::id::{KeyId, Model, ReplicaId};
 use keyfleet_core::ledger::{Event, Ledger, Member, Roster, Saved, Term};
-use keyfleet_core::message::{Change, Operation, Record, Subject};
+use keyfleet_core::message::{Change, Operation, Subject};
 use keyfleet_core::outcome::Cause;
 use keyfleet_core::select::Want;
 use keyfleet_core::state::{Commit, Meta};
@@ -118,6 +118,7 @@ fn finding(model: &str) -> Record {
         model: Model::new(model),
         scope: Cause::PerMinute.outcome().scope,
         cause: Cause::PerMinute,
+        n: 1,
         retry_after_ms: None,
         draw: 0,
         probe: false,
@@ -254,15 +255,65 @@ async fn fill(app: &App) {
 }
 
 #[tokio::test]
-async fn findings_beyond_the_limit_are_counted() {
-    const WAITING: usize = 8_192;
-    let (app, _leader) = fixture().await;
-    (0..WAITING + 3).for_each(|_| app.pool.reports.push(finding("m")));
-    assert_eq!(app.pool.reports.dropped(), 3);
+async fn an_outage_loses_no_count_however_many_there_are() {
+    const EACH: u32 = 20_000;
+    let (app, mut leader) = fixture().await;
+    fill(&app).await;
+    let sync = tokio::spawn({
+        let app = app.clone();
+        async move { report(&app).await }
+    });
+    for _ in 0..EACH {
+        ["one", "other"].into_iter().for_each(|model| app.pool.reports.push(finding(model)));
+        tokio::task::yield_now().await;
+    }
     let text = crate::ops::readings(&app);
-    assert!(text.contains("keyfleet_dropped_reports 3\n"), "{text}");
-    let mut reporting = Reporting::default();
-    assert_eq!(reporting.next(&app).unwrap().records.len(), MOST_RECORDS, "a report is of limited size");
+    assert!(text.contains("keyfleet_dropped_reports 0\n"), "{text}");
+    assert!(!text.contains("keyfleet_waiting_reports 0\n"), "{text}");
+    for _ in 1..=REPORTS {
+        assert_eq!(leader.hear().await.replica.as_str(), "other");
+    }
+    let mut counts = std::collections::HashMap::new();
+    let mut heard = 0;
+    while counts.values().sum::<u32>() < 2 * EACH {
+        let told = leader.hear().await;
+        heard += 1;
+        assert_eq!(told.seq, heard);
+        for record in told.records {
+            let Record::Failed { model, n, .. } = record else { panic!("{record:?}") };
+            *counts.entry(model).or_default() += n;
+        }
+    }
+    assert_eq!(counts, [(Model::new("one"), EACH), (Model::new("other"), EACH)].into());
+    assert!(heard < 10, "in {heard} reports");
+    sync.abort();
+}
+
+/// Answers end when their configuration is not in force any more, or when their model's lane has made room.
+#[tokio::test]
+async fn an_answer_counts_whatever_became_of_its_lane() {
+    let (app, _leader) = fixture().await;
+    let model = Model::new("m");
+    let begin = |model: &Model| {
+        let want = Want { tried: &[], project: None, session: None, stores: false, bytes: None };
+        let permit = app.pool.acquire(&app.pool.live(), model, &want, None, false, clock::now());
+        let mut permit = permit.expect("a key");
+        permit.succeeded(Duration::from_millis(5), clock::mono());
+        permit
+    };
+    let (before, after) = (begin(&model), begin(&model));
+    drop(before);
+    let config = app.pool.live().config.clone();
+    app.pool.replace(Live::new(&config, 1).unwrap());
+    drop(after);
+    assert_eq!(app.pool.reports.waiting(), 2);
+    let (before, after) = (begin(&model), begin(&model));
+    drop(before);
+    // More models than there are lanes.
+    (0..300).for_each(|n| drop(begin(&Model::new(n.to_string()))));
+    drop(after);
+    app.pool.gather(&app.pool.live());
+    assert_eq!(app.pool.reports.waiting(), 2 + 2 + 300);
 }
 
 #[tokio::test]

@@ -271,7 +271,7 @@ impl Ledger {
             Record::Succeeded { key, model, n, ttfb_ms, probe } => {
                 self.succeeded(&key, &model, n, ttfb_ms, probe, now, notes);
             }
-            Record::Failed { key, model, scope, cause, retry_after_ms, draw, probe, limits } => {
+            Record::Failed { key, model, scope, cause, n, retry_after_ms, draw, probe, limits } => {
                 let retry_after = retry_after_ms.map(Duration::from_millis);
                 let outcome = Outcome { scope, cause, retry: Retry::OtherKey, retry_after };
                 if let Some(state) = self.keys.get(&key) {
@@ -280,7 +280,7 @@ impl Ledger {
                         self.refused((&project, &model), cause, &limits, retry_after, now, notes);
                     }
                 }
-                self.failed(&key, &model, &outcome, draw, probe, now, notes);
+                self.failed(&key, &model, &outcome, n, draw, probe, now, notes);
             }
             Record::Owned(owned) => self.own(owned, now, notes),
             Record::Tripped { host, model, cause, recovery_ms, draw, probe } => {
@@ -360,6 +360,7 @@ impl Ledger {
         key: &KeyId,
         model: &Model,
         outcome: &Outcome,
+        n: u32,
         draw: u32,
         probe: bool,
         now: Now,
@@ -368,14 +369,14 @@ impl Ledger {
         let Some(state) = self.keys.get_mut(key) else { return };
         let project = state.project.clone();
         notes.touched.keys.insert(key.clone());
-        self.count(key, model, 0, 1, notes);
+        self.count(key, model, 0, u64::from(n), notes);
         let Some(state) = self.keys.get_mut(key) else { return };
         let is_shared = matches!(outcome.scope, Scope::Model | Scope::Egress);
         // What others got before its last failure does not make this one, in a storm, the key's own.
         let before = if is_shared { state.failed_at.replace(now.mono) } else { None };
         let others = self.models.others_succeed(model, &project, before, now.mono);
         if let Some(weight) = health::weight(outcome.scope, outcome.cause, others) {
-            self.charge(key, weight, outcome, draw, probe, now, notes);
+            self.charge(key, weight, outcome, n, draw, probe, now, notes);
         }
         let Some(subject) = self.subject(key, model, outcome.scope) else { return };
         let level = self.next_level(&subject, probe, now);

@@ -37,7 +37,7 @@ pub enum Record {
         /// It was the single request that a block had let through.
         probe: bool,
     },
-    /// A failed attempt.
+    /// Failed attempts that tell the same, folded together: the last of them, and how many.
     Failed {
         /// The key that was used.
         key: KeyId,
@@ -47,6 +47,9 @@ pub enum Record {
         scope: Scope,
         /// Why it failed.
         cause: Cause,
+        /// How many.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        n: u32,
         /// How long the upstream asked to stay away, in ms.
         retry_after_ms: Option<u64>,
         /// The random draw of the block's jitter.
@@ -88,6 +91,25 @@ pub enum Record {
     },
     /// Something was created upstream that only this project can use.
     Owned(Owned),
+}
+
+impl Record {
+    /// How many attempts, or single facts, it stands for.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Succeeded { n, .. } | Self::Failed { n, .. } => u64::from(*n),
+            Self::Tripped { .. } | Self::Recovered { .. } | Self::Judged { .. } | Self::Owned(_) => 1,
+        }
+    }
+}
+
+const fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 /// Who owns a resource of the upstream.

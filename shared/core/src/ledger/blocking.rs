@@ -8,7 +8,7 @@ use crate::outcome::{Outcome, Scope};
 use crate::time::Now;
 
 impl Ledger {
-    /// Charges a failure to the key itself; too many in a row block it for a while, and so does one where a probe was
+    /// Charges failures to the key itself; too many in a row block it for a while, and so does one where a probe was
     /// to show that they are over.
     #[expect(clippy::too_many_arguments, reason = "the parts of one failure")]
     pub(super) fn charge(
@@ -16,6 +16,7 @@ impl Ledger {
         key: &KeyId,
         weight: f64,
         outcome: &Outcome,
+        n: u32,
         draw: u32,
         probe: bool,
         now: Now,
@@ -23,11 +24,11 @@ impl Ledger {
     ) {
         let policy = self.roster.policy;
         let Some(state) = self.keys.get_mut(key) else { return };
-        state.health.failed(weight, now.mono);
+        state.health.failed(weight * f64::from(n), now.mono);
         // Only what is the key's own fault takes it out. An overload that strikes some of all calls strikes every key
         // a few times in a row.
         if outcome.scope == Scope::Key {
-            state.failures_in_a_row += 1;
+            state.failures_in_a_row = state.failures_in_a_row.saturating_add(n);
         }
         let subject = Subject::Key(key.clone());
         let again = probe && self.blocks.get(&subject).is_some_and(|block| block.holds(now));

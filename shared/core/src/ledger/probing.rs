@@ -82,7 +82,7 @@ impl Ledger {
                 notes.touched.keys.insert(key.clone());
             }
             let model = Model::new("");
-            self.failed(key, &model, &outcome, draw, false, now, notes);
+            self.failed(key, &model, &outcome, 1, draw, false, now, notes);
         }
         let says_something = outcome.scope != Scope::Model && outcome.scope != Scope::Egress;
         if let Some(KeyState { appointment, .. }) = self.keys.get_mut(key) {

@@ -115,6 +115,7 @@ impl World {
             model: Model::new(MODEL),
             scope: outcome.scope,
             cause: outcome.cause,
+            n: 1,
             retry_after_ms: None,
             draw: 0,
             probe,
@@ -458,6 +459,28 @@ fn a_report_that_comes_twice_counts_once() {
     assert_eq!(totals, [2]);
 }
 
+/// A gateway sums up what tells the same while it cannot report.
+#[test]
+fn failures_that_were_summed_up_weigh_and_count_as_many() {
+    let (mut one_by_one, mut at_once) = (world(), world());
+    (0..3).for_each(|_| one_by_one.fails("a1", Cause::CredentialRejected));
+    at_once.report(Record::Failed {
+        key: KeyId::new("a1"),
+        model: Model::new(MODEL),
+        scope: Scope::Key,
+        cause: Cause::CredentialRejected,
+        n: 3,
+        retry_after_ms: None,
+        draw: 0,
+        probe: false,
+        limits: Vec::new(),
+    });
+    assert!(at_once.blocked.contains_key(&key("a1")), "three in a row");
+    assert_eq!(at_once.blocked, one_by_one.blocked);
+    assert_eq!(at_once.scores, one_by_one.scores);
+    assert_eq!(at_once.saved().totals, one_by_one.saved().totals);
+}
+
 #[test]
 fn a_limit_that_an_error_tells_is_kept_to_and_lapses() {
     let mut world = world();
@@ -469,6 +492,7 @@ fn a_limit_that_an_error_tells_is_kept_to_and_lapses() {
         model: Model::new(MODEL),
         scope: Scope::Bucket,
         cause: Cause::PerMinute,
+        n: 1,
         retry_after_ms: Some(20_000),
         draw: 0,
         probe: false,

@@ -141,6 +141,7 @@ pub(crate) fn report(replica: &str, seq: u64) -> Report {
             model: Model::new("gemini-2.5-pro"),
             scope: keyfleet_core::outcome::Scope::Bucket,
             cause: Cause::PerMinute,
+            n: 1,
             retry_after_ms: Some(30_000),
             draw: u32::MAX,
             probe: true,

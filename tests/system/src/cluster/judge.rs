@@ -149,7 +149,9 @@ fn add(counts: &mut Counts, record: &Value) {
         Some("succeeded") => {
             counts.entry(count()).or_default().answered += record["n"].as_u64().unwrap_or_default();
         }
-        Some("failed") => counts.entry(count()).or_default().failed += 1,
+        Some("failed") => {
+            counts.entry(count()).or_default().failed += record["n"].as_u64().unwrap_or(1);
+        }
         _ => {}
     }
 }

@@ -18,6 +18,7 @@ impl World {
             model: Model::new(MODEL),
             scope: Scope::Bucket,
             cause,
+            n: 1,
             retry_after_ms: Some(60_000),
             draw: 0,
             probe: false,

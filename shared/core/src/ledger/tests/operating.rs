@@ -122,6 +122,7 @@ fn people_see_totals_and_what_is_used_of_every_bucket() {
         model: Model::new(MODEL),
         scope: Scope::Bucket,
         cause: Cause::PerMinute,
+        n: 1,
         retry_after_ms: Some(20_000),
         draw: 0,
         probe: false,
