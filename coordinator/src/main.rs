@@ -110,7 +110,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     let api = Arc::new(api(desk, in_force.clone(), bus.clone(), address)?);
     let served = listen::serve(listener, api::router(api.clone()), Limits::USUAL, shutdown.soft().clone());
     shutdown.spawn_critical("listener", served);
-    let store: Arc<dyn StateStore> = match connect::redis(redis, shutdown.soft()).await {
+    let store: Arc<dyn StateStore> = match connect::redis(redis, true, shutdown.soft()).await {
         Ok(store) => Arc::new(store),
         Err(_) if shutdown.soft().is_cancelled() => return Ok(()),
         Err(error) => return Err(error),

@@ -99,7 +99,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     let ended = match (&first.nats, &first.redis) {
         (Some(nats), Some(redis)) => {
             let bus = connect::nats(nats, "keyfleet-gateway").await.map_err(io::Error::other)?;
-            let store = Arc::new(connect::redis(redis, shutdown.soft()).await?);
+            let store = Arc::new(connect::redis(redis, false, shutdown.soft()).await?);
             let fabric = gateway::Fabric { bus: Arc::new(bus.gateway()), store };
             gateway::run(in_force, reloaded, listeners, fabric, &shutdown).await
         }
@@ -140,7 +140,7 @@ struct Kept {
 
 async fn keep(redis: Option<&Redis>, file: Option<&Path>, stop: &CancellationToken) -> io::Result<Kept> {
     if let Some(redis) = redis {
-        let store = connect::redis(redis, stop).await?;
+        let store = connect::redis(redis, true, stop).await?;
         if connect::is_led_by_another(&store).await.map_err(io::Error::other)? {
             return Err(io::Error::other(format!(
                 "redis_url: another process keeps its state under the prefix {}; set nats_url to run several, or \

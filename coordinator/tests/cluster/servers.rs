@@ -123,7 +123,7 @@ impl World {
 
     pub(crate) async fn store(&self) -> Arc<RedisStore> {
         let redis = self.config().redis.unwrap();
-        Arc::new(connect::redis(&redis, &CancellationToken::new()).await.unwrap())
+        Arc::new(connect::redis(&redis, true, &CancellationToken::new()).await.unwrap())
     }
 
     /// Everything that coordinators have written.

@@ -58,9 +58,11 @@ pub async fn nats(config: &NatsConfig, name: &str) -> Result<Nats, OptionsError>
     Nats::connect(options).await
 }
 
-/// Connects to Redis, however long it takes; an error that waiting does not mend, or `stop`, ends it.
-pub async fn redis(config: &Redis, stop: &CancellationToken) -> io::Result<RedisStore> {
+/// Connects to Redis, however long it takes; an error that waiting does not mend, or `stop`, ends it. One that
+/// `leads` writes down what all have to agree on.
+pub async fn redis(config: &Redis, leads: bool, stop: &CancellationToken) -> io::Result<RedisStore> {
     let settings = Settings {
+        founds: leads,
         prefix: config.key_prefix.clone(),
         timeout: REDIS_TIMEOUT,
         ca: config.ca_file.clone(),

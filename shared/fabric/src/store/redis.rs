@@ -31,6 +31,9 @@ use reply::{Reply, strange, text};
 /// Reading everything takes longer than writing a little; this many times.
 const BULK: u32 = 10;
 
+/// The field that says into how many partitions state is divided.
+const PARTITIONS: &str = "partitions";
+
 /// How to reach a Redis, and under which names to keep things there.
 #[derive(Clone)]
 pub struct Settings {
@@ -40,6 +43,10 @@ pub struct Settings {
     pub prefix: String,
     /// Which partition.
     pub partition: u32,
+    /// Into how many the state is divided. Whoever divides it otherwise would look for it in other places.
+    pub partitions: u32,
+    /// Writes that number down where nobody has: for those who lead.
+    pub founds: bool,
     /// After this a command counts as lost; reading everything may take ten times as long.
     pub timeout: Duration,
     /// A file of certificate authorities to trust instead of the system's.
@@ -55,6 +62,8 @@ impl Settings {
             url: url.into(),
             prefix: "keyfleet".to_owned(),
             partition: 0,
+            partitions: 1,
+            founds: false,
             timeout: Duration::from_millis(500),
             ca: None,
             keep: KEEP,
@@ -88,6 +97,8 @@ struct Keys {
     heard: String,
     out: String,
     tables: [String; Table::ALL.len()],
+    /// What holds for all partitions.
+    common: String,
 }
 
 impl Keys {
@@ -107,6 +118,7 @@ impl Keys {
             heard: key("heard"),
             out: key("out"),
             tables: Table::ALL.map(|table| key(table.as_str())),
+            common: format!("{prefix}{colon}v1:meta"),
         })
     }
 
@@ -116,7 +128,8 @@ impl Keys {
 }
 
 impl RedisStore {
-    /// Connects, and checks that the server never evicts what it is given to keep.
+    /// Connects, and checks that the server never evicts what it is given to keep, and that its state is divided as
+    /// ours.
     ///
     /// [`StoreError::Unreachable`] can be tried again; after [`StoreError::Misconfigured`] somebody has to act.
     pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
@@ -134,6 +147,7 @@ impl RedisStore {
             timeout: settings.timeout,
             keep: settings.keep,
         };
+        store.check_partitions(settings).await?;
         let info = store.info().await?;
         match field(&info, "maxmemory_policy") {
             Some("noeviction") => Ok(store),
@@ -148,6 +162,26 @@ impl RedisStore {
                 );
                 Ok(store)
             }
+        }
+    }
+
+    async fn check_partitions(
+        &self,
+        Settings { partitions, founds, .. }: &Settings,
+    ) -> Result<(), StoreError> {
+        let key = &self.keys.common;
+        if *founds {
+            let set = self.client.hsetnx::<bool, _, _, _>(key, PARTITIONS, partitions.to_string()).await;
+            set.map_err(|error| failed(&error))?;
+        }
+        let stored: Option<String> =
+            self.client.hget(key, PARTITIONS).await.map_err(|error| failed(&error))?;
+        match stored {
+            Some(stored) if stored != partitions.to_string() => Err(StoreError::Misconfigured(format!(
+                "its state is divided into {stored} partitions ({PARTITIONS} of {key}), and this release divides it \
+                 into {partitions}: use the release that wrote it, or another redis_key_prefix"
+            ))),
+            _ => Ok(()),
         }
     }
 

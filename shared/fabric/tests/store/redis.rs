@@ -58,6 +58,23 @@ fn misconfigured(result: Result<RedisStore, StoreError>) -> String {
 }
 
 #[tokio::test]
+async fn state_that_is_divided_otherwise_is_refused() {
+    let server = Server::start(&[]);
+    let ours = settings(server.url());
+    let of = |partitions| Settings { partitions, ..ours.clone() };
+    for partitions in [2, 1] {
+        connect(&of(partitions)).await;
+    }
+    connect(&Settings { founds: true, ..of(1) }).await;
+    for founds in [false, true] {
+        let why = misconfigured(RedisStore::connect(&Settings { founds, ..of(2) }).await);
+        assert!(why.contains("into 1 partitions") && why.contains("into 2"), "{why}");
+        connect(&Settings { founds, ..of(1) }).await;
+    }
+    connect(&Settings { prefix: "another".to_owned(), ..of(2) }).await;
+}
+
+#[tokio::test]
 async fn a_paused_server_is_noticed_in_time_and_a_commit_can_be_sent_again() {
     let server = Server::start(&[]);
     let store = connect(&impatient(server.url())).await;
