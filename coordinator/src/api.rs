@@ -14,7 +14,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use coordinator::status::{self, Desk, NoAnswer, Pulse, Role, Stored};
+use coordinator::status::{self, Desk, Lag, NoAnswer, Pulse, Role, Stored};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use keyfleet_fabric::bus::nats::Nats;
@@ -76,6 +76,10 @@ impl Api {
         health.control.up && health.bulk.up
     }
 
+    fn lag(&self, pulse: &Pulse) -> Option<Lag> {
+        pulse.lag(self.nats.health().tail)
+    }
+
     /// Where the leader is reached, or its name.
     fn leader(&self, pulse: &Pulse) -> Option<String> {
         match &pulse.role {
@@ -133,7 +137,8 @@ async fn detailed(State(api): State<Arc<Api>>) -> Json<Value> {
         "leader": api.leader(&pulse),
         "epoch": pulse.epoch,
         "revision": pulse.revision,
-        "event_lag": pulse.lag(),
+        "event_lag": pulse.lag(bus.tail).map(|lag| lag.reports),
+        "reports_lost": pulse.lost,
         "blind": pulse.blind && pulse.role == Role::Leading,
         "takeovers": pulse.takeovers,
         "commits": pulse.commits,
@@ -152,8 +157,16 @@ async fn detailed(State(api): State<Arc<Api>>) -> Json<Value> {
 
 async fn show_metrics(State(api): State<Arc<Api>>) -> Response {
     let standing = api.desk.standing(GLANCE).await.ok();
-    let bus_unsent = api.nats.health().unsent;
-    let figures = Figures { pulse: api.desk.pulse(), standing, bus_up: api.bus_up(), bus_unsent };
+    let (pulse, bus) = (api.desk.pulse(), api.nats.health());
+    let figures = Figures {
+        lag: pulse.lag(bus.tail),
+        pulse,
+        standing,
+        bus_up: api.bus_up(),
+        bus_unsent: bus.unsent,
+        bus_unread: bus.skipped,
+        bus_rebuilds: bus.rebuilds,
+    };
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], metrics::render(figures)).into_response()
 }
@@ -166,6 +179,10 @@ fn role(pulse: &Pulse) -> &'static str {
     }
 }
 
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 async fn show_status(State(api): State<Arc<Api>>) -> Response {
     let standing = api.desk.standing(PATIENCE).await;
     let pulse = api.desk.pulse();
@@ -175,7 +192,9 @@ async fn show_status(State(api): State<Arc<Api>>) -> Response {
         leader: api.leader(&pulse),
         epoch: pulse.epoch,
         revision: pulse.revision,
-        lag: pulse.lag(),
+        lag: api.lag(&pulse).map(|lag| lag.reports),
+        lag_ms: api.lag(&pulse).map(|lag| millis(lag.age)),
+        reports_lost: pulse.lost,
         ledger_time_ms: None,
         blind_seconds_left: 0,
         buckets: None,

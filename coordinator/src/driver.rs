@@ -14,7 +14,7 @@ use keyfleet_core::ledger::{Event, Ledger, Saved, Step, Term};
 use keyfleet_core::message::{Answer, Ask, Beat, Delta};
 use keyfleet_core::state::{Commit, Entry, Meta, Table};
 use keyfleet_core::time::Mono;
-use keyfleet_fabric::bus::{Asker, LeaderBus, Told};
+use keyfleet_fabric::bus::{Asker, LeaderBus, Position, Told};
 use keyfleet_fabric::store::{Claim, Lead, StoreError};
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
@@ -79,6 +79,8 @@ struct Batch {
     end: Option<End>,
     /// Reports have to be asked for again.
     reconnected: bool,
+    /// Reports that are known to be lost.
+    lost: u64,
 }
 
 impl Driver {
@@ -130,9 +132,6 @@ impl<'d> Reign<'d> {
                 "the store may have lost writes: no quota of a minute is granted until that cannot matter"
             );
         }
-        if position.stream == meta.stream && (position.before > meta.cursor || position.last < meta.cursor) {
-            tracing::warn!("reports were lost: scores and totals miss them, quotas do not");
-        }
         let old = driver.old.take().filter(|_| image.entries.is_empty());
         let takes_over = old.is_some();
         if let Some(old) = old {
@@ -141,8 +140,7 @@ impl<'d> Reign<'d> {
         let now = clock::now();
         let term = Term { epoch: meta.epoch, time: meta.time, blind_until: meta.blind_until, suspect };
         let ledger = Ledger::new(crate::roster(&driver.config.borrow_and_update()), saved, term, now);
-        let cursor = if position.stream == meta.stream { meta.cursor.min(position.last) } else { 0 };
-        let last = position.last;
+        let cursor = resume(&meta, &position);
         let meta = Meta { stream: position.stream, cursor, store: identity, ..meta };
         driver.candidate.above = meta.epoch;
         let mut reign = Self {
@@ -162,7 +160,6 @@ impl<'d> Reign<'d> {
         reign.driver.post.note(|pulse| {
             pulse.takeovers += 1;
             pulse.epoch = reign.meta.epoch;
-            pulse.stream_last = Some(last);
             pulse.role = Role::Leading;
         });
         tracing::info!(epoch = reign.meta.epoch, "leading");
@@ -244,8 +241,10 @@ impl<'d> Reign<'d> {
                 let replica = report.replica.clone();
                 let step = self.ledger.apply(Event::Report(report), clock::now());
                 self.driver.post.reported(&replica, &step);
+                batch.lost += step.lost;
                 batch.steps.push(step);
             }
+            Told::Unread { position } => batch.cursor = Some(position),
             Told::Ask(Ask::Lease(request), asker) => {
                 self.driver.post.heard(&request.boot);
                 batch.leases.push((asker, request));
@@ -319,6 +318,12 @@ impl<'d> Reign<'d> {
     async fn carry_out(&mut self, mut batch: Batch) -> Result<(), ()> {
         if let Some(cursor) = batch.cursor {
             self.meta.cursor = cursor;
+        }
+        if batch.lost > 0 {
+            tracing::warn!(
+                lost = batch.lost,
+                "reports of gateways are lost: scores and totals miss them, quotas do not"
+            );
         }
         let probes: Vec<_> =
             batch.steps.iter_mut().flat_map(|step| std::mem::take(&mut step.probes)).collect();
@@ -480,13 +485,9 @@ impl<'d> Reign<'d> {
         loop {
             match self.driver.bus.lead(&self.meta.stream, self.meta.cursor).await {
                 Ok(position) => {
-                    if position.stream != self.meta.stream {
-                        tracing::warn!("the stream of reports was made anew");
-                        self.meta.cursor = 0;
-                    }
-                    self.meta.cursor = self.meta.cursor.min(position.last);
-                    self.driver.post.note(|pulse| pulse.stream_last = Some(position.last));
+                    self.meta.cursor = resume(&self.meta, &position);
                     self.meta.stream = position.stream;
+                    self.show();
                     return Ok(());
                 }
                 Err(error) => {
@@ -506,6 +507,24 @@ impl<'d> Reign<'d> {
             tracing::warn!("the last reports are not stored; the next leader reads them again");
         }
     }
+}
+
+/// Where reading goes on, and what is said if that is not where it ended.
+fn resume(meta: &Meta, position: &Position) -> u64 {
+    let Position { stream, before, last } = position;
+    if *stream != meta.stream {
+        if !meta.stream.is_empty() {
+            tracing::warn!(stream, "the stream of reports was made anew: it is read from its beginning");
+        }
+        return *before;
+    }
+    if *before > meta.cursor {
+        let removed = before - meta.cursor;
+        tracing::warn!(removed, "reports were removed from the stream before they were applied");
+    } else if *last < meta.cursor {
+        tracing::warn!("the stream of reports has lost its end");
+    }
+    meta.cursor.min(*last).max(*before)
 }
 
 #[cfg(test)]

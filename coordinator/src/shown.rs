@@ -23,6 +23,12 @@ pub(crate) struct Status {
     pub(crate) revision: u64,
     /// Reports that wait to be applied; only the leader knows.
     pub(crate) lag: Option<u64>,
+    /// How long the stream had held the report that was read last.
+    #[serde(default)]
+    pub(crate) lag_ms: Option<u64>,
+    /// Reports that this coordinator knows to be lost.
+    #[serde(default)]
+    pub(crate) reports_lost: u64,
     pub(crate) ledger_time_ms: Option<u64>,
     /// How long nothing is granted yet of a minute's quota.
     pub(crate) blind_seconds_left: u64,

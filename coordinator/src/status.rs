@@ -11,6 +11,7 @@ use keyfleet_core::message::{Answer, Operation};
 use keyfleet_core::quota::message::LeaseReply;
 use keyfleet_core::state::{Meta, Table};
 use keyfleet_core::time::{LedgerTime, Mono, Now};
+use keyfleet_fabric::bus::nats::Tail;
 use keyfleet_fabric::store::{StateStore, StoreError};
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
@@ -46,8 +47,6 @@ pub struct Pulse {
     pub revision: u64,
     /// Up to where this leader has applied reports.
     pub cursor: u64,
-    /// The last report of the stream, when this was last looked at.
-    pub stream_last: Option<u64>,
     /// How often this process began to lead.
     pub takeovers: u64,
     /// Commits that were acknowledged.
@@ -56,6 +55,8 @@ pub struct Pulse {
     pub commit_failures: u64,
     /// Reports that had been heard before.
     pub doubles: u64,
+    /// Reports that are known to be lost.
+    pub lost: u64,
     /// Leases that were granted.
     pub granted: u64,
     /// Wishes for leases that could not be granted in full.
@@ -67,10 +68,20 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Reports that wait to be applied, if it is known.
-    pub fn lag(&self) -> Option<u64> {
-        self.stream_last.filter(|_| self.role == Role::Leading).map(|last| last.saturating_sub(self.cursor))
+    /// How far a leader is behind the stream that it was seen to read.
+    pub fn lag(&self, tail: Option<Tail>) -> Option<Lag> {
+        let Tail { last, age } = tail.filter(|_| self.role == Role::Leading)?;
+        Some(Lag { reports: last.saturating_sub(self.cursor), age })
     }
+}
+
+/// How far a leader is behind what gateways report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// Reports that wait to be applied.
+    pub reports: u64,
+    /// How long the stream had held the report that was read last.
+    pub age: Duration,
 }
 
 /// What only the leader's ledger knows.
@@ -241,6 +252,9 @@ impl Post {
         if !step.heard.iter().any(|(heard, _)| heard == replica) {
             self.note(|pulse| pulse.doubles += 1);
         }
+        if step.lost > 0 {
+            self.note(|pulse| pulse.lost += step.lost);
+        }
     }
 
     /// Leases are answered.
@@ -343,10 +357,13 @@ mod tests {
         let replica = ReplicaId::new("r");
         let heard = vec![(replica.clone(), 1), (ReplicaId::new("one that is forgotten"), 0)];
         post.reported(&replica, &Step { heard: heard.clone(), ..Step::default() });
-        post.reported(&replica, &Step { heard: heard[1..].to_vec(), ..Step::default() });
+        post.reported(&replica, &Step { heard: heard[1..].to_vec(), lost: 4, ..Step::default() });
         post.committed(true);
         post.committed(false);
-        assert_eq!(desk.pulse(), Pulse { doubles: 1, commits: 1, commit_failures: 1, ..Pulse::default() });
+        assert_eq!(
+            desk.pulse(),
+            Pulse { doubles: 1, lost: 4, commits: 1, commit_failures: 1, ..Pulse::default() }
+        );
         assert_eq!(post.heard.len(), 1);
     }
 

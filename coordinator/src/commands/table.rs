@@ -29,7 +29,8 @@ pub(super) fn status(status: &Status) -> String {
         ("leader", leader),
         ("epoch", status.epoch.to_string()),
         ("revision", status.revision.to_string()),
-        ("lag", or_dash(status.lag.map(|lag| format!("{lag} reports")))),
+        ("lag", or_dash(status.lag.map(|lag| lagging(lag, status.lag_ms.unwrap_or_default())))),
+        ("lost", format!("{} reports", status.reports_lost)),
         (
             "ledger time",
             or_dash(status.ledger_time_ms.map(|ms| format!("{}.{:03} s", ms / 1_000, ms % 1_000))),
@@ -54,6 +55,10 @@ pub(super) fn status(status: &Status) -> String {
         let _ = writeln!(text, "{name:<12} {value}");
         text
     })
+}
+
+fn lagging(reports: u64, ms: u64) -> String {
+    format!("{reports} reports; the last one was read after {}.{:03} s", ms / 1_000, ms % 1_000)
 }
 
 pub(super) fn keys(keys: &Listing) -> String {

@@ -277,3 +277,34 @@ async fn what_an_earlier_release_saved_is_taken_over_once() {
     assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
     assert!(driver.old.is_none());
 }
+
+#[test]
+fn reading_goes_on_where_it_ended_or_where_the_stream_begins() {
+    let from = |stream: &str, before, last| {
+        let meta = Meta { stream: "s".to_owned(), cursor: 7, ..Meta::default() };
+        resume(&meta, &Position { stream: stream.to_owned(), before, last })
+    };
+    assert_eq!(from("s", 0, 9), 7);
+    assert_eq!(from("s", 8, 9), 8, "what is removed is not waited for");
+    assert_eq!(from("s", 0, 5), 5, "positions are used again");
+    assert_eq!(from("s", 9, 9), 9);
+    assert_eq!(from("another", 0, 9), 0);
+}
+
+#[tokio::test]
+async fn what_publishers_lost_is_counted() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let pulse = driver.post.pulse().subscribe();
+    let stop = CancellationToken::new();
+    let scene = async {
+        led(&gateway).await;
+        for seq in [1, 4] {
+            gateway.report(&Report { seq, ..report(&key) }).await.unwrap();
+        }
+        let mut pulse = pulse;
+        pulse.wait_for(|pulse| pulse.lost == 2 && pulse.cursor == 2).await.unwrap();
+        stop.cancel();
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+}

@@ -264,7 +264,9 @@ async fn an_outage_loses_no_count_however_many_there_are() {
         async move { report(&app).await }
     });
     for _ in 0..EACH {
-        ["one", "other"].into_iter().for_each(|model| app.pool.reports.push(finding(model)));
+        for model in ["one", "other"] {
+            app.pool.reports.push(finding(model));
+        }
         tokio::task::yield_now().await;
     }
     let text = crate::ops::readings(&app);

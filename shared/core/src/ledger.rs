@@ -96,6 +96,8 @@ pub struct Step {
     pub probes: Vec<KeyId>,
     /// Why an operator's wish cannot be granted.
     pub refused: Option<String>,
+    /// Reports that their publisher sent before this one and nobody will hear any more.
+    pub lost: u64,
 }
 
 impl Step {
@@ -143,6 +145,7 @@ struct Notes {
     touched: Touched,
     heard: Vec<(ReplicaId, u64)>,
     refused: Option<String>,
+    lost: u64,
 }
 
 impl KeyState {
@@ -245,20 +248,23 @@ impl Ledger {
     }
 
     fn finish(&mut self, notes: Notes, now: Now) -> Step {
-        let Notes { changes, probes, touched, heard, refused } = notes;
+        let Notes { changes, probes, touched, heard, refused, lost } = notes;
         let delta = (!changes.is_empty()).then(|| {
             let prev = self.rev;
             self.rev += 1;
             Delta { epoch: self.epoch, rev: self.rev, prev, changes }
         });
-        Step { entries: self.entries(&touched, now), delta, heard, leases: Vec::new(), probes, refused }
+        Step { entries: self.entries(&touched, now), delta, heard, leases: Vec::new(), probes, refused, lost }
     }
 
     fn report(&mut self, report: Report, now: Now, notes: &mut Notes) {
-        let (last, _) = self.heard.get(&report.replica).copied().unwrap_or((0, now.mono));
+        // One that is not known may have been forgotten, which proves no loss.
+        let last = self.heard.get(&report.replica).map_or(report.seq.saturating_sub(1), |(last, _)| *last);
         if report.seq <= last {
             return; // it was stored twice
         }
+        // A publisher goes on to the next number when the one before is stored.
+        notes.lost += report.seq - last - 1;
         self.heard.insert(report.replica.clone(), (report.seq, now.mono));
         notes.heard.push((report.replica.clone(), report.seq));
         for record in report.records {

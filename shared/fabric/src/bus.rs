@@ -92,6 +92,11 @@ pub enum Told {
         /// Its place in the stream; the next one's is higher.
         position: u64,
     },
+    /// What stands there cannot be read: a newer release wrote it, or a stranger. It is passed over.
+    Unread {
+        /// Its place in the stream.
+        position: u64,
+    },
     /// A question.
     Ask(Ask, Asker),
     /// What a gateway found, ahead of its report.

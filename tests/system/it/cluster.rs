@@ -10,7 +10,9 @@ mod outages;
 mod probes;
 mod quotas;
 mod replicas;
+mod reports;
 mod rolling;
+mod strangers;
 mod takeover;
 
 use std::time::{Duration, Instant};

@@ -10,6 +10,7 @@ pub(crate) mod link;
 mod operations;
 mod process;
 pub(crate) mod redis;
+mod stream;
 pub(crate) mod usage;
 
 use std::net::{Ipv4Addr, TcpStream};

@@ -482,6 +482,20 @@ fn failures_that_were_summed_up_weigh_and_count_as_many() {
 }
 
 #[test]
+fn a_gap_in_what_a_publisher_sends_proves_a_loss() {
+    let mut ledger = world().ledger;
+    let mut lost = |seq| {
+        let report = Report { replica: crate::id::ReplicaId::new("r"), seq, records: Vec::new() };
+        ledger.apply(Event::Report(report), now(seq)).lost
+    };
+    assert_eq!(
+        [7, 8, 8, 12, 9, 13].map(&mut lost),
+        [0, 0, 0, 3, 0, 0],
+        "nobody knows what was before the first"
+    );
+}
+
+#[test]
 fn a_limit_that_an_error_tells_is_kept_to_and_lapses() {
     let mut world = world();
     world.ms = 100_000;

@@ -49,8 +49,19 @@ struct Inner {
     limits: StreamLimits,
     skipped: AtomicU64,
     rebuilds: AtomicU64,
+    /// What is known of the stream that this process reads.
+    tail: Mutex<Option<Tail>>,
     /// How the stream differs from what would have been created.
     differs: Mutex<Option<String>>,
+}
+
+/// How the stream of reports was when a leader of this process last looked at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tail {
+    /// The position of its last report.
+    pub last: u64,
+    /// How long the stream had held the report that was read last, by the server's clock and this machine's.
+    pub age: Duration,
 }
 
 /// How the bus is.
@@ -60,7 +71,9 @@ pub struct NatsHealth {
     pub control: LinkHealth,
     /// The connection for reports.
     pub bulk: LinkHealth,
-    /// Messages that were of a newer version, or nothing of ours.
+    /// The stream that this process reads, if its leader does.
+    pub tail: Option<Tail>,
+    /// Messages that were of a newer version or nothing of ours, in part or as a whole.
     pub skipped: u64,
     /// Hints, deltas, beats and answers that were dropped on this side.
     pub unsent: u64,
@@ -94,6 +107,7 @@ impl Nats {
             limits: options.stream,
             skipped: AtomicU64::new(0),
             rebuilds: AtomicU64::new(0),
+            tail: Mutex::default(),
             differs: Mutex::default(),
         })))
     }
@@ -120,11 +134,21 @@ impl Nats {
         NatsHealth {
             control: inner.control.health().borrow().clone(),
             bulk: inner.bulk.health().borrow().clone(),
+            tail: *inner.tail.lock(),
             skipped: inner.skipped.load(Ordering::Relaxed),
             unsent: inner.outbox.unsent(),
             rebuilds: inner.rebuilds.load(Ordering::Relaxed),
             stream_differs: inner.differs.lock().clone(),
         }
+    }
+}
+
+impl Inner {
+    /// The stream ends here; `age` is that of a report that was read.
+    fn saw(&self, last: u64, age: Option<Duration>) {
+        let mut tail = self.tail.lock();
+        let age = age.or(tail.map(|tail| tail.age)).unwrap_or_default();
+        *tail = Some(Tail { last, age });
     }
 }
 

@@ -278,6 +278,58 @@ async fn what_a_newer_release_says_is_skipped_and_counted() {
     leader.beat(beat(1)).await.unwrap();
     assert_eq!(heard(&mut *news).await, Heard::Beat(beat(1)));
     assert_eq!(nats.health().skipped, 4);
+    assert_eq!(nats.health().tail.map(|tail| tail.last), Some(3));
+}
+
+#[tokio::test]
+async fn of_what_a_newer_release_says_the_known_part_is_heard() {
+    let server = Server::start();
+    let nats = connect(&server.url()).await;
+    let (gateway, mut leader) = (nats.gateway(), nats.leader());
+    lead(&mut leader).await;
+    let mut news = gateway.listen().await.unwrap();
+    let stranger = raw(&server).await;
+    let report = r#"{"v":1,"body":{"replica":"b","seq":1,"records":[{"kind":"new"},{"kind":"owned","resource":"r","project":"p","ttl_ms":1}]}}"#;
+    stranger.publish("rl.v1.ev.0", report.into()).await.unwrap().await.unwrap();
+    let delta = r#"{"v":1,"body":{"delta":{"epoch":1,"rev":1,"prev":0,"changes":[{"kind":"new"},{"kind":"validated","key":"k"}]}}}"#;
+    stranger.client().publish("rl.v1.delta.0", delta.into()).await.unwrap();
+    stranger.publish("rl.v1.ev.0", "hello".into()).await.unwrap().await.unwrap();
+    let (heard_report, _) = told_report(&mut leader).await;
+    assert_eq!((heard_report.seq, heard_report.records.len()), (1, 1));
+    assert!(
+        matches!(told(&mut leader).await, Told::Unread { position: 2 }),
+        "it is passed over, and known to be"
+    );
+    let Heard::Delta(delta) = heard(&mut *news).await else { panic!("no decision") };
+    assert_eq!((delta.rev, delta.changes.len()), (1, 1));
+    assert_eq!(nats.health().skipped, 3);
+}
+
+/// A consumer goes on behind what was removed without a word.
+#[tokio::test]
+async fn reports_that_are_removed_before_they_are_read_are_noticed() {
+    // More than the reader takes in ahead of the leader.
+    const REPORTS: u64 = 600;
+    let server = Server::start();
+    let (mut leader, gateway) =
+        (connect(&server.url()).await.leader(), connect(&server.url()).await.gateway());
+    let stream = lead(&mut leader).await.stream;
+    for seq in 1..=REPORTS {
+        insist(&gateway, seq).await;
+    }
+    raw(&server).await.get_stream("RL_EV_0").await.unwrap().purge().await.unwrap();
+    let mut read = 0;
+    loop {
+        match told(&mut leader).await {
+            Told::Report { position, .. } => read = position,
+            Told::Reconnected => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(read < REPORTS, "{read}");
+    assert_eq!(lead_again(&mut leader, &stream, read).await.before, REPORTS);
+    insist(&gateway, REPORTS + 1).await;
+    assert_eq!(told_report(&mut leader).await, (report("a", REPORTS + 1), REPORTS + 1));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 /// The window of a quota by the minute.
 pub const MINUTE: Duration = Duration::from_mins(1);
 /// The stream that keeps reports, under the usual prefix.
-const STREAM: &str = "RL_EV_0";
+pub(super) const STREAM: &str = "RL_EV_0";
 
 /// Attempts with one key on one model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -84,6 +84,12 @@ impl Redis {
         Ok([0, 1, 2].map(|at| fields.get(at).and_then(|text| text.parse().ok()).unwrap_or_default()))
     }
 
+    /// The position in the stream of reports up to which all are applied.
+    pub async fn cursor(&self) -> io::Result<u64> {
+        let fields = self.ask(&["HGET", &format!("{KEYS}meta"), "cursor"]).await?;
+        Ok(fields.first().and_then(|text| text.parse().ok()).unwrap_or_default())
+    }
+
     /// What coordinators have counted, by key and model.
     pub async fn totals(&self) -> io::Result<Counts> {
         let fields = self.ask(&["HGETALL", &format!("{KEYS}totals")]).await?;

@@ -7,7 +7,7 @@ use async_nats::jetstream::response::Response;
 use async_nats::{HeaderMap, Message, Subscriber};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
-use keyfleet_core::message::{Answer, Ask, Hint, Report};
+use keyfleet_core::message::{Answer, Ask, Change, Hint, Report};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -75,9 +75,31 @@ impl Nats {
     pub(super) fn read<T: DeserializeOwned>(&self, message: &Message) -> Option<T> {
         let body = wire::decode(&message.payload);
         if body.is_none() {
-            self.0.skipped.fetch_add(1, Ordering::Relaxed);
+            self.skip(message);
         }
         body
+    }
+
+    /// The same, but where only some elements of the list at `list` cannot be read, the others are.
+    pub(super) fn read_known<T: DeserializeOwned, E: DeserializeOwned>(
+        &self,
+        message: &Message,
+        list: &str,
+    ) -> Option<T> {
+        self.read(message).or_else(|| wire::decode_known::<T, E>(&message.payload, list))
+    }
+
+    fn skip(&self, message: &Message) {
+        let skipped = self.0.skipped.fetch_add(1, Ordering::Relaxed) + 1;
+        // The first, and then ever more rarely: a stranger may send any number.
+        if skipped.is_power_of_two() {
+            tracing::warn!(
+                skipped,
+                subject = %message.subject,
+                bytes = message.payload.len(),
+                "what another release or a stranger says is not understood, and left out"
+            );
+        }
     }
 }
 
@@ -120,7 +142,7 @@ impl News for NatsNews {
                 },
                 word = self.deltas.next() => match word {
                     None => Some(Heard::Gone),
-                    Some(message) => self.nats.read(&message).map(|word| match word {
+                    Some(message) => self.nats.read_known::<Word, Change>(&message, "/body/delta/changes").map(|word| match word {
                         Word::Delta(delta) => Heard::Delta(delta),
                         Word::Beat(beat) => Heard::Beat(beat),
                     }),

@@ -83,6 +83,7 @@ impl LeaderBus for NatsLeader {
         let asks = inner.control.subscribe(&inner.subjects.lease).await?;
         let hints = inner.control.subscribe(&inner.subjects.hint).await?;
         inner.control.settle(&inner.subjects.nobody).await?;
+        inner.saw(position.last, None);
         let begin = if stream == position.stream { cursor.min(position.last) } else { 0 };
         let (tell, reports) = mpsc::channel(READ);
         let reader = Reader {

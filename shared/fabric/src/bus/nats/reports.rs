@@ -5,11 +5,12 @@
 //! positions mean nothing in another stream.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::{self, Message};
 use futures_util::StreamExt as _;
+use keyfleet_core::message::{Record, Report};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -112,14 +113,19 @@ impl Reader {
         if health.borrow().resyncs == self.resyncs { End::Again } else { End::Unsure }
     }
 
-    /// The position of the stream's last report; `None` if it is another stream, or has forgotten what was read.
+    /// The position of the stream's last report; `None` if it is another stream, or has forgotten what was read, or
+    /// what was to be read next.
     async fn last(&self) -> Result<Option<u64>, End> {
         let inner = &self.nats.0;
         let Ok(info) = stream::look(&inner.bulk, &inner.subjects.stream).await else {
             return Err(self.unless_reconnected(&inner.bulk.health()));
         };
-        let position = info.as_ref().map(stream::position);
-        Ok(position.filter(|now| now.stream == self.stream && now.last >= self.position).map(|now| now.last))
+        let Some(now) = info.as_ref().map(stream::position).filter(|now| now.stream == self.stream) else {
+            return Ok(None);
+        };
+        inner.saw(now.last, None);
+        let is_whole = now.last >= self.position && now.before <= self.position;
+        Ok(is_whole.then_some(now.last))
     }
 
     async fn consume(&self) -> Option<pull::Stream> {
@@ -146,11 +152,13 @@ impl Reader {
             return Err(End::Again);
         }
         self.position = position;
-        if let Some(report) = self.nats.read(message)
-            && self.tell.send(Told::Report { report, position }).await.is_err()
-        {
-            return Err(End::Over);
-        }
-        Ok(())
+        let stored = Duration::from_nanos(u64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(0));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.nats.0.saw(position + info.pending, Some(now.saturating_sub(stored)));
+        let told = match self.nats.read_known::<Report, Record>(message, "/body/records") {
+            Some(report) => Told::Report { report, position },
+            None => Told::Unread { position },
+        };
+        self.tell.send(told).await.map_err(|_| End::Over)
     }
 }

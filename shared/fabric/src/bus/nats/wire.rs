@@ -6,6 +6,7 @@ use bytes::Bytes;
 use keyfleet_core::message::{Beat, Delta};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::bus::Unreachable;
 
@@ -25,7 +26,7 @@ struct Opened<T> {
 }
 
 /// What the leader says to everybody, in the order in which it says it.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Word {
     Delta(Arc<Delta>),
@@ -41,6 +42,18 @@ pub(super) fn encode<T: Serialize>(body: &T) -> Result<Bytes, Unreachable> {
 /// `None`: a newer version, or nothing of ours.
 pub(super) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Option<T> {
     let Opened { v, body } = serde_json::from_slice(payload).ok()?;
+    (v <= VERSION).then_some(body)
+}
+
+/// As [`decode`], without those elements of the list at `list`, a JSON pointer, that a newer release has put there and
+/// this one does not know.
+pub(super) fn decode_known<T: DeserializeOwned, E: DeserializeOwned>(
+    payload: &[u8],
+    list: &str,
+) -> Option<T> {
+    let mut value: Value = serde_json::from_slice(payload).ok()?;
+    value.pointer_mut(list)?.as_array_mut()?.retain(|element| E::deserialize(element).is_ok());
+    let Opened { v, body } = serde_json::from_value(value).ok()?;
     (v <= VERSION).then_some(body)
 }
 
@@ -76,6 +89,9 @@ impl Subjects {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -88,6 +104,15 @@ mod tests {
         assert_eq!(read(r#"{"v":2,"body":{"epoch":7,"rev":9}}"#), None);
         assert_eq!(read(r#"{"body":{"epoch":7,"rev":9}}"#), None);
         assert_eq!(read("{"), None);
+    }
+
+    #[test]
+    fn of_a_list_what_is_known_is_read() {
+        let read = |text: &str| decode_known::<Vec<u8>, u8>(text.as_bytes(), "/body");
+        assert_eq!(read(r#"{"v":1,"body":[1,{"kind":"new"},3]}"#), Some(vec![1, 3]));
+        assert_eq!(read(r#"{"v":2,"body":[1]}"#), None);
+        assert_eq!(read(r#"{"v":1,"body":{}}"#), None);
+        assert_eq!(read("["), None);
     }
 
     #[test]
