@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use keyfleet_core::ledger::{Event, Ledger, Saved, Step, Term};
 use keyfleet_core::message::{Answer, Ask, Beat, Delta};
+use keyfleet_core::quota::holders;
 use keyfleet_core::state::{Commit, Entry, Meta, Table};
 use keyfleet_core::time::Mono;
 use keyfleet_fabric::bus::{Asker, LeaderBus, Position, Told};
@@ -246,7 +247,7 @@ impl<'d> Reign<'d> {
             }
             Told::Unread { position } => batch.cursor = Some(position),
             Told::Ask(Ask::Lease(request), asker) => {
-                self.driver.post.heard(&request.boot);
+                self.driver.post.heard(&holders::replica(&request.boot));
                 batch.leases.push((asker, request));
             }
             Told::Ask(Ask::Own(owned), asker) => {

@@ -64,6 +64,7 @@ pub(crate) struct Metrics {
     lease_waits: Gauge<u64, AtomicU64>,
     lease_refusals: Gauge<u64, AtomicU64>,
     lease_unanswered: Gauge<u64, AtomicU64>,
+    unleasable: Gauge<u64, AtomicU64>,
     state_age: Gauge<f64, AtomicU64>,
     reload_ok: Gauge,
 }
@@ -78,6 +79,7 @@ pub(crate) struct Readings {
     pub(crate) lease_waits: u64,
     pub(crate) lease_refusals: u64,
     pub(crate) lease_unanswered: u64,
+    pub(crate) unleasable: u64,
     pub(crate) state_age: f64,
 }
 
@@ -105,6 +107,7 @@ impl Metrics {
             lease_waits: Gauge::default(),
             lease_refusals: Gauge::default(),
             lease_unanswered: Gauge::default(),
+            unleasable: Gauge::default(),
             state_age: Gauge::default(),
             reload_ok: Gauge::default(),
             registry: Registry::default(),
@@ -120,21 +123,14 @@ impl Metrics {
         );
         registry.register("keys", "Keys by state", metrics.keys.clone());
         registry.register("buffered_body_bytes", "Request bodies held in memory", metrics.buffered.clone());
-        registry.register(
-            "waiting_reports",
-            "Attempts and owners that wait to be reported",
-            metrics.waiting_reports.clone(),
-        );
-        registry.register(
-            "dropped_reports",
-            "Attempts and owners lost because too many keys, models and owners wait to be reported",
-            metrics.dropped_reports.clone(),
-        );
-        registry.register(
-            "dropped_log_lines",
-            "Log lines lost because their reader is slow or gone",
-            metrics.dropped_lines.clone(),
-        );
+        for (name, help, gauge) in [
+            ("waiting_reports", "Attempts and owners that wait to be reported", &metrics.waiting_reports),
+            ("dropped_reports", "Attempts and owners that found no room to wait", &metrics.dropped_reports),
+            ("unleasable_buckets", "Buckets beyond what one gateway can lease", &metrics.unleasable),
+            ("dropped_log_lines", "Log lines lost: their reader is slow or gone", &metrics.dropped_lines),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
         registry.register("owner_lookups", "Owners asked of the store", metrics.lookups.clone());
         registry.register("lease_waits", "Requests that waited for a lease", metrics.lease_waits.clone());
         registry.register(
@@ -218,6 +214,7 @@ impl Metrics {
         self.lease_waits.set(readings.lease_waits);
         self.lease_refusals.set(readings.lease_refusals);
         self.lease_unanswered.set(readings.lease_unanswered);
+        self.unleasable.set(readings.unleasable);
         self.state_age.set(readings.state_age);
         let mut text = String::new();
         // Writing to a string cannot fail.

@@ -37,7 +37,11 @@ pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
         tracing::error!("the coordinator is gone: nobody decides about keys any more");
     }
     let last = async {
-        let _ = app.fabric.bus.ask(Ask::Lease(app.pool.quota.leave())).await;
+        for request in app.pool.quota.leave() {
+            if app.fabric.bus.ask(Ask::Lease(request)).await.is_err() {
+                break;
+            }
+        }
         app.pool.gather(&app.pool.live());
         tell_all(&app).await
     };

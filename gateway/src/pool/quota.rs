@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use keyfleet_core::id::{ClientName, Model, ProjectId, ReplicaId};
 use keyfleet_core::message::Subject;
-use keyfleet_core::quota::holder::{Drawn, Empty, Holder, Purse};
+use keyfleet_core::quota::holder::{Drawn, Empty, Purse};
+use keyfleet_core::quota::holders::Holders;
 use keyfleet_core::quota::message::{LeaseReply, LeaseRequest};
 use keyfleet_core::quota::rules::Rules;
 use keyfleet_core::quota::{Bucket, Dimension, Terms};
@@ -57,7 +58,7 @@ pub(crate) enum Dry {
 
 /// All quota of this replica.
 pub(crate) struct Quota {
-    holder: Mutex<Holder>,
+    holder: Mutex<Holders>,
     known: Mutex<HashMap<(ProjectId, Model), Arc<Purses>>>,
     clients: Mutex<HashMap<ClientName, Arc<Slot>>>,
     learned: Mutex<HashMap<Bucket, u64>>,
@@ -79,7 +80,7 @@ pub(crate) struct Quota {
 impl Quota {
     pub(crate) fn new(replica: &ReplicaId) -> Self {
         Self {
-            holder: Mutex::new(Holder::new(replica.clone(), Terms::MINUTE, clock::mono())),
+            holder: Mutex::new(Holders::new(replica.clone(), Terms::MINUTE, clock::mono())),
             known: Mutex::default(),
             clients: Mutex::default(),
             learned: Mutex::default(),
@@ -345,8 +346,13 @@ impl Quota {
         self.holder.lock().saw_epoch(epoch);
     }
 
-    /// The last request: everything is given back.
-    pub(crate) fn leave(&self) -> LeaseRequest {
+    /// How many buckets can never be leased, for want of room.
+    pub(crate) fn unleasable(&self) -> usize {
+        self.holder.lock().refused()
+    }
+
+    /// The last requests: everything is given back.
+    pub(crate) fn leave(&self) -> Vec<LeaseRequest> {
         self.holder.lock().leave(clock::mono())
     }
 

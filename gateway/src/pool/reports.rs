@@ -152,13 +152,7 @@ fn names(record: &Record) -> usize {
         Record::Tripped { host, model, .. } | Record::Recovered { host, model } => {
             host.as_str().len() + model.as_str().len()
         }
-        Record::Judged { subject, .. } => match subject {
-            Subject::Key(key) => key.as_str().len(),
-            Subject::KeyModel(key, model) => key.as_str().len() + model.as_str().len(),
-            Subject::Bucket(project, model) => project.as_str().len() + model.as_str().len(),
-            Subject::Project(project) => project.as_str().len(),
-            Subject::Model(host, model) => host.as_str().len() + model.as_str().len(),
-        },
+        Record::Judged { subject, .. } => subject.names(),
         Record::Owned(owned) => owned.resource.as_str().len() + owned.project.as_str().len(),
     }
 }

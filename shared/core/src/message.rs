@@ -139,6 +139,19 @@ pub enum Subject {
     Model(Host, Model),
 }
 
+impl Subject {
+    /// The length of its names in bytes.
+    pub fn names(&self) -> usize {
+        match self {
+            Self::Key(key) => key.as_str().len(),
+            Self::KeyModel(key, model) => key.as_str().len() + model.as_str().len(),
+            Self::Bucket(project, model) => project.as_str().len() + model.as_str().len(),
+            Self::Project(project) => project.as_str().len(),
+            Self::Model(host, model) => host.as_str().len() + model.as_str().len(),
+        }
+    }
+}
+
 /// One authoritative decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

@@ -23,6 +23,7 @@
 pub mod account;
 pub mod grantor;
 pub mod holder;
+pub mod holders;
 pub mod lot;
 pub mod message;
 pub mod rules;
@@ -73,6 +74,15 @@ pub enum Bucket {
 }
 
 impl Bucket {
+    /// The length of its names in bytes.
+    pub(crate) fn names(&self) -> usize {
+        match self {
+            Self::Quota(project, model, _) => project.as_str().len() + model.as_str().len(),
+            Self::Client(name) => name.as_str().len(),
+            Self::Probe(subject) => subject.names(),
+        }
+    }
+
     /// Whether it is counted by the calendar day instead of a sliding window.
     pub fn is_daily(&self) -> bool {
         matches!(self, Self::Quota(_, _, Dimension::Rpd))

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::account::{Account, Moment};
 use super::message::{Grant, LeaseReply, LeaseRequest, LotReport, Refusal, Want};
 use super::share::share;
-use super::{Bucket, LotId, OpenLot, Terms};
+use super::{Bucket, LotId, OpenLot, Terms, holders};
 use crate::id::{Model, ReplicaId};
 use crate::time::LedgerTime;
 
@@ -100,11 +100,14 @@ impl Grantor {
     }
 
     /// How the probe of a holder's lot went is known: nothing is waited for any more, and the lot is no more.
-    pub fn judged(&mut self, bucket: &Bucket, boot: &ReplicaId, lot: LotId) {
+    pub fn judged(&mut self, bucket: &Bucket, replica: &ReplicaId, lot: LotId) {
         let Some(account) = self.accounts.get_mut(bucket).filter(|_| bucket.is_probe()) else { return };
         account.judged(lot);
         self.changed.insert(bucket.clone());
-        self.forget_lot(boot, lot);
+        // Any of the replica's holders may have it.
+        let own = |boot: &&ReplicaId| holders::replica(boot) == *replica;
+        let boots: Vec<_> = self.holders.keys().filter(own).cloned().collect();
+        boots.iter().for_each(|boot| self.forget_lot(boot, lot));
     }
 
     /// Grants nothing of a minute's quota for as long as lots and charges may be out that nobody knows of. It must be

@@ -248,6 +248,16 @@ impl Holder {
         purse
     }
 
+    /// Whether it has a purse for this bucket.
+    pub(super) fn has(&self, bucket: &Bucket) -> bool {
+        self.purses.contains_key(bucket)
+    }
+
+    /// How many buckets it has purses for.
+    pub(super) fn buckets(&self) -> usize {
+        self.purses.len()
+    }
+
     /// A leader of this epoch was heard of: answers of earlier ones are worth nothing.
     pub fn saw_epoch(&mut self, epoch: u64) {
         self.epoch = self.epoch.max(epoch);
