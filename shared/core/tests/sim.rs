@@ -86,6 +86,19 @@ fn permits_that_wait_for_a_connection_never_exceed_a_quota() {
 #[test]
 fn a_store_that_loses_writes_never_exceeds_a_quota() {
     never_over("lost writes", Setup { faults: Faults::LOST_WRITES, ..Setup::SMALL }, 3_000, 200);
+    never_over("lost terms", Setup { faults: Faults::LOST_TERMS, ..Setup::SMALL }, 3_300, 100);
+}
+
+/// One that lives on knows what it wrote: nothing is held back, however often the store is started anew, and whichever
+/// acknowledgements are lost.
+#[test]
+fn a_store_that_loses_nothing_is_believed_by_the_last_leader() {
+    let setup = Setup { faults: Faults::RESTARTS, coordinators: 1, ..Setup::SMALL };
+    for (seed, verdict) in runs(setup, 3_500, 20, RUN_SECS) {
+        assert!(verdict.takeovers > 20, "seed {seed}: {verdict:?}");
+        assert_eq!((verdict.doubts, verdict.worst_excess), (0, 0), "seed {seed}: {verdict:?}");
+    }
+    never_over("restarts", Setup { faults: Faults::RESTARTS, ..Setup::SMALL }, 3_700, 50);
 }
 
 #[test]
@@ -144,7 +157,10 @@ fn broken_variants_are_caught() {
         let busy = Setup { flaw: Some(flaw), gateways: 5, load: 4.0, ..Setup::SMALL };
         let setup = match flaw {
             Flaw::LifeFromReceipt => Setup { faults: Faults::LONG_DELAYS, ..busy },
-            Flaw::LossUnnoticed | Flaw::QuarantineForgotten => Setup { faults: Faults::LOST_WRITES, ..busy },
+            Flaw::LossUnnoticed | Flaw::CommitsUncompared | Flaw::QuarantineForgotten => {
+                Setup { faults: Faults::LOST_WRITES, ..busy }
+            }
+            Flaw::NoWitness => Setup { faults: Faults::LOST_TERMS, ..busy },
             Flaw::NoLastLook => Setup { faults: Faults::SLOW_CONNECTIONS, gateways: 2, limit: 60, ..busy },
             Flaw::ExpiredFreed => Setup { gateways: 3, limit: 60, ..busy },
             Flaw::OneDayOnly => Setup { flaw: Some(flaw), ..Setup::DAYS },

@@ -9,6 +9,7 @@ use keyfleet_core::quota::grantor::Grantor;
 use keyfleet_core::quota::message::{LeaseReply, LeaseRequest, LotReport};
 use keyfleet_core::quota::used::TWILIGHT;
 use keyfleet_core::time::{LedgerClock, LedgerTime, Mono, Utc};
+use keyfleet_core::trust::{Found, Mark, TermId, Trust as Verdict};
 
 use super::judge::next_midnight;
 use super::probes::Listed;
@@ -27,9 +28,14 @@ pub(crate) struct Coordinator {
     epoch_seen: u64,
     /// When it asked for its last term.
     taken: u64,
+    /// The last commit that it got acknowledged or saw.
+    known: Mark,
+    /// Its store may lack something, and nothing is stored of that yet.
+    suspect: bool,
 }
 
 struct Term {
+    id: TermId,
     epoch: u64,
     /// The store that it leads on.
     identity: u64,
@@ -52,8 +58,14 @@ struct Pending {
 
 impl Coordinator {
     pub(crate) fn new(rng: &mut fastrand::Rng) -> Self {
-        Self { process: Process::new(rng), term: None, epoch_seen: 0, taken: 0 }
+        let process = Process::new(rng);
+        Self { process, term: None, epoch_seen: 0, taken: 0, known: Mark::default(), suspect: false }
     }
+}
+
+/// One start of a coordinator.
+fn holder(n: usize, start: u64) -> ReplicaId {
+    ReplicaId::new(format!("co{n}-{start}"))
 }
 
 /// Which gateway, and which start of it, a request came from.
@@ -104,12 +116,13 @@ impl World {
         let clock = coordinator.process.clock(now);
         match claimed {
             Claimed::Theirs => coordinator.term = None,
-            Claimed::Kept { asked } => {
+            Claimed::Kept { asked, identity } => {
+                coordinator.term.take_if(|term| term.identity != identity);
                 if let Some(term) = &mut coordinator.term {
                     term.renewed = term.renewed.max(Mono::from_ms(asked));
                 }
             }
-            Claimed::Taken { asked, epoch, commit, time, written_at, identity, trust, accounts } => {
+            Claimed::Taken { asked, epoch, commit, author, time, written_at, identity, trust, accounts } => {
                 let twice = match flaw {
                     Some(Flaw::EpochsAlike) => asked <= coordinator.taken,
                     _ => epoch <= coordinator.epoch_seen,
@@ -118,26 +131,28 @@ impl World {
                     return;
                 }
                 coordinator.taken = asked;
+                let id = TermId { epoch, holder: holder(n, start) };
+                let same_server = trust.is_some_and(|trust| trust.identity == identity);
+                if !self.believes(n, &id, commit, author.as_ref(), same_server) {
+                    return;
+                }
+                let coordinator = &mut self.coordinators[n];
                 let mut grantor = Grantor::new(TERMS, accounts);
                 let mut time = time;
                 if flaw == Some(Flaw::WallClockAtTakeover) {
                     // Its calendar is some seconds fast.
                     time = time.plus(std::time::Duration::from_millis(now - written_at + 20_000));
                 }
-                // Reports that were stored are a witness: where they are, somebody has led before.
-                let trusted = match trust {
-                    Some(trust) => trust.identity == identity,
-                    None => self.verdict.takeovers == 0,
-                };
                 if flaw != Some(Flaw::LossUnnoticed) {
                     grantor.stay_blind(trust.map(|trust| trust.blind_until).unwrap_or_default());
-                    if !trusted {
+                    if coordinator.suspect {
                         grantor.quarantine(time);
                     }
                 }
                 self.verdict.takeovers += 1;
                 coordinator.epoch_seen = epoch;
                 coordinator.term = Some(Term {
+                    id,
                     epoch,
                     identity,
                     grantor,
@@ -148,8 +163,47 @@ impl World {
                     pending: None,
                     newest: HashMap::new(),
                 });
+                self.write_down(n, Vec::new(), Vec::new());
             }
         }
+    }
+
+    /// Writes the term down with the witness, and finds out whether the store has everything. False if the term cannot
+    /// begin.
+    fn believes(
+        &mut self,
+        n: usize,
+        id: &TermId,
+        commit: u64,
+        author: Option<&TermId>,
+        same_server: bool,
+    ) -> bool {
+        let flaw = self.setup.flaw;
+        if flaw == Some(Flaw::EpochsAlike) {
+            return true;
+        }
+        let coordinator = &mut self.coordinators[n];
+        let before = self.witness.clone();
+        if before.as_ref().is_none_or(|before| before.epoch < id.epoch) {
+            self.witness = Some(id.clone());
+        }
+        let mine = TermId { epoch: 0, ..id.clone() };
+        let before = if flaw == Some(Flaw::NoWitness) { Some(mine) } else { before };
+        let known = if flaw == Some(Flaw::CommitsUncompared) { Mark::default() } else { coordinator.known };
+        let found = Found { term: id, commit, author, same_server, before: before.as_ref(), known };
+        let verdict = found.trust();
+        if verdict == Verdict::Whole {
+            let epoch = author.map_or(0, |author| author.epoch);
+            coordinator.known = Mark { epoch, commit };
+        } else {
+            self.verdict.doubts += 1;
+            coordinator.suspect = true;
+        }
+        if let Verdict::EpochUsed(epoch) = verdict {
+            coordinator.epoch_seen = coordinator.epoch_seen.max(epoch);
+            return false;
+        }
+        true
     }
 
     /// Every coordinator that believes that it leads hears a request.
@@ -184,7 +238,6 @@ impl World {
         let utc = if flaw == Some(Flaw::OneDayOnly) { outside_of_twilight(utc) } else { utc };
         let coordinator = &mut self.coordinators[n];
         let clock = coordinator.process.clock(self.now);
-        let start = coordinator.process.start;
         let Some(term) = &mut coordinator.term else { return };
         if term.pending.is_some() || term.waiting.is_empty() {
             return;
@@ -212,6 +265,18 @@ impl World {
             .map(|(request, reply)| (sender(request).0, sender(request).1, reply))
             .collect();
         let listed = requests.iter().map(|request| Listed::new(request, self.now)).collect();
+        self.write_down(n, replies, listed);
+    }
+
+    /// Stores what changed; the replies are sent when that is done.
+    fn write_down(&mut self, n: usize, replies: Vec<(usize, u64, LeaseReply)>, listed: Vec<Listed>) {
+        let flaw = self.setup.flaw;
+        let utc = self.utc(&self.coordinators[n].process);
+        let coordinator = &mut self.coordinators[n];
+        let clock = coordinator.process.clock(self.now);
+        let start = coordinator.process.start;
+        let Some(term) = &mut coordinator.term else { return };
+        let moment = term.moment(clock, utc);
         let accounts = term.grantor.changes();
         let blind_until = match flaw {
             Some(Flaw::QuarantineForgotten) => LedgerTime::default(),
@@ -222,6 +287,7 @@ impl World {
             trust,
             epoch: term.epoch,
             leader: (n, start),
+            author: term.id.clone(),
             follows: term.commit,
             time: moment.time,
             accounts,
@@ -255,6 +321,8 @@ impl World {
         };
         if done {
             term.commit = next;
+            coordinator.known = Mark { epoch: term.epoch, commit: next };
+            coordinator.suspect = false;
             let Some(pending) = term.pending.take() else { return };
             self.heard_of(&pending.listed);
             self.spread(pending.replies);
@@ -282,6 +350,8 @@ impl World {
         coordinator.process.start += 1;
         coordinator.term = None;
         coordinator.epoch_seen = 0;
+        coordinator.known = Mark::default();
+        coordinator.suspect = false;
     }
 }
 

@@ -18,6 +18,7 @@ use keyfleet_core::quota::holder::Drawn;
 use keyfleet_core::quota::message::{LeaseReply, LeaseRequest};
 use keyfleet_core::quota::{Bucket, LotId, Terms};
 use keyfleet_core::time::{Mono, Utc};
+use keyfleet_core::trust::TermId;
 
 use coordinator::Coordinator;
 use gateway::Gateway;
@@ -40,6 +41,8 @@ pub(crate) struct Verdict {
     pub(crate) excused: u64,
     pub(crate) admitted: u64,
     pub(crate) takeovers: u64,
+    /// How often a new leader did not believe its store.
+    pub(crate) doubts: u64,
     /// What was not leapt over, in ms.
     pub(crate) simulated: u64,
 }
@@ -144,6 +147,8 @@ pub(crate) struct World {
     gateways: Vec<Gateway>,
     coordinators: Vec<Coordinator>,
     store: Store,
+    /// The last term that was begun.
+    witness: Option<TermId>,
     judges: Vec<Judge>,
     /// Of each bucket, the probes under way.
     flights: Vec<Vec<Flight>>,
@@ -160,7 +165,7 @@ impl World {
         };
         let gateways =
             (0..setup.gateways).map(|n| Gateway::new(n, &buckets, setup.faults.terms(), &mut rng)).collect();
-        let coordinators = (0..2).map(|_| Coordinator::new(&mut rng)).collect();
+        let coordinators = (0..setup.coordinators).map(|_| Coordinator::new(&mut rng)).collect();
         let mut world = Self {
             setup,
             now: 0,
@@ -176,13 +181,15 @@ impl World {
             gateways,
             coordinators,
             store: Store::default(),
+            witness: None,
             verdict: Verdict::default(),
         };
         for n in 0..setup.gateways {
             world.after(n as u64, Event::Poll(n));
         }
-        world.after(0, Event::Lead(0));
-        world.after(100, Event::Lead(1));
+        for n in 0..setup.coordinators {
+            world.after(100 * n as u64, Event::Lead(n));
+        }
         world.after(1_000, Event::Demand);
         world.after(2_000, Event::Trouble);
         if setup.shape == Shape::Midnights {

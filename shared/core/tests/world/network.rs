@@ -20,8 +20,10 @@ pub(crate) struct Faults {
     long_delay: u64,
     /// The mean time between troubles of processes and store, in ms; 0: none.
     trouble_every: u64,
-    /// The store may lose what was written last.
-    lost_writes: bool,
+    /// The store may lose what was written last: less than so many writes.
+    lost_writes: usize,
+    /// Nothing else is in trouble than the store.
+    store_only: bool,
     /// How long it takes at most to connect to the upstream, in ms.
     pub(crate) connecting: u64,
 }
@@ -34,7 +36,8 @@ impl Faults {
         late: 0.0,
         long_delay: 0,
         trouble_every: 0,
-        lost_writes: false,
+        lost_writes: 0,
+        store_only: false,
         connecting: 100,
     };
     pub(crate) const ALL: Self = Self {
@@ -44,13 +47,18 @@ impl Faults {
         late: 0.02,
         long_delay: 2_000,
         trouble_every: 8_000,
-        lost_writes: false,
+        lost_writes: 0,
+        store_only: false,
         connecting: 100,
     };
     /// Most answers come later than a lot lives; see [`Faults::terms`].
     pub(crate) const LONG_DELAYS: Self =
         Self { loss: 0.0, late: 0.5, long_delay: 15_000, trouble_every: 60_000, ..Self::ALL };
-    pub(crate) const LOST_WRITES: Self = Self { lost_writes: true, ..Self::ALL };
+    pub(crate) const LOST_WRITES: Self = Self { lost_writes: 12, ..Self::ALL };
+    /// The store may lose whole terms.
+    pub(crate) const LOST_TERMS: Self = Self { lost_writes: 120, trouble_every: 3_000, ..Self::ALL };
+    /// The store is started anew again and again, and loses nothing.
+    pub(crate) const RESTARTS: Self = Self { store_only: true, ..Self::ALL };
 
     /// Many permits are older than the jitter allows, and gateways stand still meanwhile.
     pub(crate) const SLOW_CONNECTIONS: Self = Self { connecting: 3_000, trouble_every: 3_000, ..Self::ALL };
@@ -61,7 +69,8 @@ impl Faults {
         Terms { timeout, ..TERMS }
     }
 
-    pub(crate) fn loses_writes(&self) -> bool {
+    /// How many writes the store may lose at most.
+    pub(crate) fn lost_writes(&self) -> usize {
         self.lost_writes
     }
 }
@@ -102,8 +111,8 @@ impl World {
         }
         let pause = if self.rng.bool() { self.rng.u64(1..800) } else { self.rng.u64(800..30_000) };
         let gateway = self.rng.usize(0..self.gateways.len());
-        let coordinator = self.rng.usize(0..2);
-        match self.rng.u32(0..9) {
+        let coordinator = self.rng.usize(0..self.coordinators.len());
+        match if faults.store_only { 9 } else { self.rng.u32(0..9) } {
             0 => self.restart_gateway(gateway),
             1 => self.leave(gateway),
             2 => self.gateways[gateway].process.paused_until = self.now + pause,
@@ -114,8 +123,9 @@ impl World {
                 self.coordinators[coordinator].process.wall = wall;
             }
             _ => {
-                let lost = if faults.lost_writes { self.rng.usize(1..12) } else { 0 };
-                self.store.fail_over(lost);
+                let lost = self.rng.usize(0..faults.lost_writes.max(1));
+                let away = if self.rng.bool() { 0 } else { self.rng.u64(0..6_000) };
+                self.store.fail_over(lost, self.now + away);
             }
         }
         let next = self.rng.u64(1..=2 * faults.trouble_every);

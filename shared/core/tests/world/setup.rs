@@ -19,6 +19,7 @@ const MIDNIGHTS: [&str; 4] =
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setup {
     pub(crate) gateways: usize,
+    pub(crate) coordinators: usize,
     /// Projects with one model each.
     pub(crate) targets: usize,
     /// Requests per target and window, or per day where only days are counted.
@@ -50,6 +51,7 @@ pub(crate) enum Shape {
 impl Setup {
     pub(crate) const SMALL: Self = Self {
         gateways: 3,
+        coordinators: 2,
         targets: 2,
         limit: 20,
         load: 2.0,
@@ -148,6 +150,10 @@ pub(crate) enum Flaw {
     ExpiredFreed,
     /// A store that lost writes is believed.
     LossUnnoticed,
+    /// The last author vouches for its store, whoever began a term since.
+    NoWitness,
+    /// The last author vouches for its store, whatever of its own is missing there.
+    CommitsUncompared,
     /// What was drawn is charged as of the moment from which it can have been drawn, not of that of the report.
     ChargedEarly,
     /// Nobody looks at a permit again before it is sent.
@@ -176,6 +182,8 @@ impl Flaw {
         Self::ClosedForgotten,
         Self::ExpiredFreed,
         Self::LossUnnoticed,
+        Self::NoWitness,
+        Self::CommitsUncompared,
         Self::ChargedEarly,
         Self::NoLastLook,
         Self::OneDayOnly,

@@ -1,11 +1,12 @@
-//! The store: a lock with an epoch, and accounts that change in fenced steps. It may fail over to a copy that has not
-//! heard of the last writes.
+//! The store: a lock with an epoch, and accounts that change in fenced steps. It may be away for a while, come back as
+//! another server with the same data, or fail over to a copy that has not heard of the last writes.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use keyfleet_core::quota::Bucket;
 use keyfleet_core::quota::account::Account;
 use keyfleet_core::time::LedgerTime;
+use keyfleet_core::trust::TermId;
 
 use super::{Event, Flaw, World};
 
@@ -17,6 +18,8 @@ struct State {
     epoch: u64,
     leader: Option<(usize, u64)>,
     commit: u64,
+    /// Who wrote the last commit.
+    author: Option<TermId>,
     time: LedgerTime,
     written_at: u64,
     /// The store that it was written to, and until when its leader granted nothing.
@@ -38,6 +41,8 @@ pub(crate) struct Store {
     held_until: u64,
     /// What tells it from a copy that took its place.
     identity: u64,
+    /// It hears nothing before.
+    away_until: u64,
     /// Earlier states, the latest first.
     past: VecDeque<State>,
 }
@@ -54,14 +59,16 @@ pub(crate) struct Claim {
 #[derive(Debug, Clone)]
 pub(crate) enum Claimed {
     Theirs,
-    /// Renewed as asked for at that moment.
+    /// Renewed as asked for at that moment, by this server.
     Kept {
         asked: u64,
+        identity: u64,
     },
     Taken {
         asked: u64,
         epoch: u64,
         commit: u64,
+        author: Option<TermId>,
         time: LedgerTime,
         /// When the state was written, by the calendar.
         written_at: u64,
@@ -76,6 +83,7 @@ pub(crate) struct Write {
     pub(crate) epoch: u64,
     /// Who leads: after a loss of writes an epoch may be given out twice.
     pub(crate) leader: (usize, u64),
+    pub(crate) author: TermId,
     pub(crate) follows: u64,
     pub(crate) time: LedgerTime,
     pub(crate) trust: Trust,
@@ -89,12 +97,14 @@ pub(crate) enum Written {
 }
 
 impl Store {
-    /// A copy takes over that has not heard of the last `lost` writes.
-    pub(crate) fn fail_over(&mut self, lost: usize) {
-        if lost == 0 {
-            return; // a restart that loses nothing
-        }
+    /// Nothing is heard until then, and another server answers. It has not heard of the last `lost` writes; the same
+    /// one, started anew, has heard of all.
+    pub(crate) fn fail_over(&mut self, lost: usize, until: u64) {
         self.identity += 1;
+        self.away_until = until;
+        if lost == 0 {
+            return;
+        }
         let known = lost.min(self.past.len());
         if let Some(state) = known.checked_sub(1).and_then(|known| self.past.get(known)) {
             self.state = state.clone();
@@ -104,20 +114,23 @@ impl Store {
         self.held_until = 0;
     }
 
-    fn remember(&mut self, keep: bool) {
-        if keep {
+    fn remember(&mut self, keep: usize) {
+        if keep > 0 {
             self.past.push_front(self.state.clone());
-            self.past.truncate(12);
+            self.past.truncate(keep);
         }
     }
 }
 
 impl World {
     pub(crate) fn claim(&mut self, n: usize, start: u64, claim: &Claim) {
-        let keep_past = self.setup.faults.loses_writes();
+        let keep_past = self.setup.faults.lost_writes();
         let alike = self.setup.flaw == Some(Flaw::EpochsAlike);
         let now = self.now;
         let store = &mut self.store;
+        if now < store.away_until {
+            return;
+        }
         let free = store.held_until <= now || store.holder == Some((n, start));
         let claimed = if !free {
             Claimed::Theirs
@@ -129,7 +142,7 @@ impl World {
             store.remember(keep_past);
             store.state.time = store.state.time.max(claim.time.unwrap_or_default());
             store.state.written_at = now;
-            Claimed::Kept { asked: claim.asked }
+            Claimed::Kept { asked: claim.asked, identity: store.identity }
         } else if claim.epoch != 0 {
             Claimed::Theirs // it had lost it: it must begin anew
         } else {
@@ -143,6 +156,7 @@ impl World {
                 asked: claim.asked,
                 epoch: state.epoch,
                 commit: state.commit,
+                author: state.author,
                 time: state.time,
                 written_at: state.written_at,
                 identity: store.identity,
@@ -156,9 +170,12 @@ impl World {
     pub(crate) fn write(&mut self, n: usize, start: u64, write: &Write) {
         let flaw = self.setup.flaw;
         let fenced = flaw != Some(Flaw::NoFence);
-        let keep_past = self.setup.faults.loses_writes();
+        let keep_past = self.setup.faults.lost_writes();
         let now = self.now;
         let store = &mut self.store;
+        if now < store.away_until {
+            return;
+        }
         let state = &store.state;
         let same_leader = state.leader == Some(write.leader) || flaw == Some(Flaw::EpochsAlike);
         let ours = state.epoch == write.epoch && same_leader;
@@ -168,6 +185,7 @@ impl World {
             store.remember(keep_past);
             let state = &mut store.state;
             state.commit = write.follows + 1;
+            state.author = Some(write.author.clone());
             state.time = state.time.max(write.time);
             state.written_at = now;
             state.trust = Some(write.trust);
