@@ -129,13 +129,12 @@ impl Following<'_> {
         if beat.epoch < self.epoch {
             return; // it does not know yet that it was replaced
         }
-        let same = self.rev == Some(beat.rev) && beat.epoch == self.epoch;
-        if beat.epoch > self.epoch && self.rev != Some(beat.rev) {
-            // A store that lost writes counts its revisions anew.
+        if beat.epoch > self.epoch && self.rev > Some(beat.began) {
+            // A store that lost writes gives their revisions out again: the same number means something else.
             self.rev = None;
         }
         self.saw(beat.epoch);
-        if !same && self.rev != Some(beat.rev) {
+        if self.rev != Some(beat.rev) {
             self.catch_up().await;
         }
         self.heard(clock::now());
@@ -157,8 +156,8 @@ impl Following<'_> {
         if known || delta.epoch < self.epoch {
             return; // it was applied already, or comes from a leader that was replaced
         }
-        // Something is missing; or a new leader decides anew what was decided, since its store lost it.
-        if delta.prev != rev {
+        // Something is missing; or a leader decides of whom no beat was heard, which tells what of the earlier ones holds.
+        if delta.prev != rev || delta.epoch > self.epoch {
             self.rev = None;
             return;
         }

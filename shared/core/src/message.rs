@@ -245,6 +245,10 @@ pub struct Beat {
     pub epoch: u64,
     /// The revision of its decisions.
     pub rev: u64,
+    /// The revision that it began with: up to there, decisions of earlier leaders hold. 0: it cannot vouch for any, since
+    /// its store may have lost some, and given their numbers to others.
+    #[serde(default)]
+    pub began: u64,
 }
 
 /// What somebody asks the leader, who answers.

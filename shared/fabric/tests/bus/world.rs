@@ -160,7 +160,7 @@ pub(crate) fn delta(rev: u64) -> Delta {
 }
 
 pub(crate) fn beat(rev: u64) -> Beat {
-    Beat { epoch: 1, rev }
+    Beat { epoch: 1, rev, began: 0 }
 }
 
 pub(crate) fn hint(replica: &str) -> Hint {

@@ -70,6 +70,10 @@ pub(super) struct Subjects {
     pub(super) nobody: String,
     /// The stream that keeps the reports.
     pub(super) stream: String,
+    /// Of the last term that was begun.
+    pub(super) term: String,
+    /// The stream that keeps it.
+    pub(super) terms: String,
 }
 
 impl Subjects {
@@ -84,6 +88,8 @@ impl Subjects {
             event: subject(&format!("ev.{partition}")),
             nobody: subject(&format!("nobody.{partition}")),
             stream: format!("{}RL_EV_{partition}", prefix.replace('.', "_")),
+            term: subject(&format!("term.{partition}")),
+            terms: format!("{}RL_TERM_{partition}", prefix.replace('.', "_")),
         }
     }
 }
@@ -97,10 +103,14 @@ mod tests {
 
     #[test]
     fn neighbouring_releases_understand_each_other_and_newer_ones_are_left_alone() {
-        let beat = Beat { epoch: 7, rev: 9 };
-        assert_eq!(encode(&Word::Beat(beat)).unwrap(), r#"{"v":1,"body":{"beat":{"epoch":7,"rev":9}}}"#);
+        let beat = Beat { epoch: 7, rev: 9, began: 8 };
+        assert_eq!(
+            encode(&Word::Beat(beat)).unwrap(),
+            r#"{"v":1,"body":{"beat":{"epoch":7,"rev":9,"began":8}}}"#
+        );
         let read = |text: &str| decode::<Beat>(text.as_bytes());
-        assert_eq!(read(r#"{"v":1,"new":true,"body":{"epoch":7,"rev":9,"more":1}}"#), Some(beat));
+        assert_eq!(read(r#"{"v":1,"new":true,"body":{"epoch":7,"rev":9,"began":8,"more":1}}"#), Some(beat));
+        assert_eq!(read(r#"{"v":1,"body":{"epoch":7,"rev":9}}"#), Some(Beat { began: 0, ..beat }));
         assert_eq!(read(r#"{"v":2,"body":{"epoch":7,"rev":9}}"#), None);
         assert_eq!(read(r#"{"body":{"epoch":7,"rev":9}}"#), None);
         assert_eq!(read("{"), None);
