@@ -6,7 +6,7 @@ mod admit;
 mod forward;
 mod operate;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -36,8 +36,7 @@ const GLANCE: Duration = Duration::from_millis(500);
 pub(crate) struct Api {
     pub(crate) desk: Desk,
     pub(crate) config: watch::Receiver<Arc<Config>>,
-    /// Once it was reached.
-    pub(crate) store: OnceLock<Arc<dyn StateStore>>,
+    pub(crate) store: Arc<dyn StateStore>,
     pub(crate) nats: Nats,
     /// Where this API is reached.
     pub(crate) address: Option<String>,
@@ -93,10 +92,9 @@ impl Api {
 
     async fn stored(&self) -> Result<Stored, Response> {
         let unavailable = |error: &str| refuse(StatusCode::SERVICE_UNAVAILABLE, error);
-        let Some(store) = self.store.get() else { return Err(unavailable("Redis has not answered yet")) };
         let _one_at_a_time = self.reading.lock().await;
         let config = self.config.borrow().clone();
-        status::stored(store.as_ref(), &config).await.map_err(|error| {
+        status::stored(self.store.as_ref(), &config).await.map_err(|error| {
             tracing::warn!(%error, "the state cannot be read for an operator");
             unavailable("the store does not answer, and this coordinator does not lead")
         })
@@ -109,7 +107,8 @@ async fn ready(State(api): State<Arc<Api>>) -> Response {
     let epoch = pulse.epoch;
     let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response();
     match &pulse.role {
-        _ if !pulse.store_up => not("the store does not answer"),
+        _ if !pulse.store_up => not("Redis does not answer"),
+        Role::Unknown if !api.bus_up() => not("NATS does not answer, so that this coordinator cannot lead"),
         Role::Unknown => not("nobody is known to lead"),
         Role::Leading => format!("ready: leading in epoch {epoch}\n").into_response(),
         Role::Standby(_) => {

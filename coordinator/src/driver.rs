@@ -3,41 +3,42 @@
 //!
 //! What has gathered while the last commit was under way goes into the next one together: reports, questions about
 //! leases, verdicts of the prober. Only when a commit is acknowledged are its decisions spread and its leases handed
-//! out.
+//! out ([`commit`]). [`term`] begins the term and keeps it.
 
-use std::collections::HashMap;
+mod commit;
+mod term;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use keyfleet_core::ledger::{Event, Ledger, Saved, Step, Term};
-use keyfleet_core::message::{Answer, Ask, Beat, Delta};
+use keyfleet_core::ledger::{Event, Ledger, Saved};
+use keyfleet_core::message::{Answer, Ask};
 use keyfleet_core::quota::holders;
-use keyfleet_core::state::{Commit, Entry, Meta, Table};
+use keyfleet_core::state::Meta;
 use keyfleet_core::time::Mono;
-use keyfleet_fabric::bus::{Asker, LeaderBus, Position, Told};
-use keyfleet_fabric::store::{Claim, Lead, StoreError};
+use keyfleet_fabric::bus::witness::Witness;
+use keyfleet_fabric::bus::{Asker, LeaderBus, Told};
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::leadership::{Candidate, RENEW, STOP_AFTER, TTL, Won};
+use crate::leadership::{Candidate, Won};
 use crate::probe::{Prober, Verdict, Verdicts};
-use crate::status::{Overview, Post, Question, Role};
+use crate::status::{Overview, Post, Question};
 
-/// How often gateways hear where the leader stands.
-const BEAT: Duration = Duration::from_millis(250);
+use commit::Batch;
+
 /// The most messages that go into one commit.
 const BATCH: usize = 256;
-/// Before a commit that got no answer is written again.
-const AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a term ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// Another leads, or may: try again.
     Lost,
+    /// The term could not begin: let another try first.
+    Unable,
     /// The process ends.
     Stopped,
     /// The prober or every gateway is gone for good.
@@ -48,6 +49,7 @@ pub(crate) enum End {
 pub(crate) struct Driver {
     pub(crate) config: watch::Receiver<Arc<Config>>,
     pub(crate) bus: Box<dyn LeaderBus>,
+    pub(crate) witness: Arc<dyn Witness>,
     pub(crate) candidate: Candidate,
     pub(crate) prober: Prober,
     pub(crate) verdicts: Verdicts,
@@ -63,25 +65,12 @@ struct Reign<'d> {
     driver: &'d mut Driver,
     ledger: Ledger,
     meta: Meta,
+    /// Up to which revision decisions of earlier leaders hold.
+    began: u64,
     renewed: Mono,
     renew_at: Mono,
     scan_at: Mono,
     beat_at: Mono,
-}
-
-/// What waits for the next commit.
-#[derive(Default)]
-struct Batch {
-    steps: Vec<Step>,
-    /// Those that wait for the answer of a step, by its place.
-    askers: Vec<(Asker, Answer)>,
-    leases: Vec<(Asker, keyfleet_core::quota::message::LeaseRequest)>,
-    cursor: Option<u64>,
-    end: Option<End>,
-    /// Reports have to be asked for again.
-    reconnected: bool,
-    /// Reports that are known to be lost.
-    lost: u64,
 }
 
 impl Driver {
@@ -102,71 +91,15 @@ impl Driver {
             }
             Err(error) => {
                 tracing::warn!(%error, "the lead could not be taken up");
+                self.bus.resign().await;
                 self.candidate.resign(epoch).await;
-                End::Lost
+                End::Unable
             }
         }
     }
 }
 
-impl<'d> Reign<'d> {
-    /// Takes over what is stored, and writes down that it did: from then on nobody else can.
-    async fn begin(driver: &'d mut Driver, won: Won) -> Result<Self, StoreError> {
-        let store = driver.candidate.store.clone();
-        let image = store.load().await?;
-        let identity = store.identity().await?;
-        let (mut saved, unread) = Saved::read(&image);
-        if unread > 0 {
-            tracing::warn!(entries = unread, "some of the stored state cannot be read and is left out");
-        }
-        let meta = Meta { epoch: won.meta.epoch, leader: won.meta.leader, ..image.meta };
-        let led_before = !meta.store.is_empty();
-        let (epoch, commit) = driver.candidate.acknowledged;
-        let behind = (meta.commit < commit && epoch > 0) || (led_before && meta.store != identity);
-        let position = driver.bus.lead(&meta.stream, meta.cursor).await;
-        let position = position.map_err(|error| StoreError::Unreachable(error.to_string()))?;
-        // Reports that are there though nobody ever led say that somebody did.
-        let forgotten = !led_before && position.last > 0;
-        let suspect = std::mem::take(&mut driver.suspect) || behind || forgotten;
-        if suspect {
-            tracing::warn!(
-                "the store may have lost writes: no quota of a minute is granted until that cannot matter"
-            );
-        }
-        let old = driver.old.take().filter(|_| image.entries.is_empty());
-        let takes_over = old.is_some();
-        if let Some(old) = old {
-            saved = old;
-        }
-        let now = clock::now();
-        let term = Term { epoch: meta.epoch, time: meta.time, blind_until: meta.blind_until, suspect };
-        let ledger = Ledger::new(crate::roster(&driver.config.borrow_and_update()), saved, term, now);
-        let cursor = resume(&meta, &position);
-        let meta = Meta { stream: position.stream, cursor, store: identity, ..meta };
-        driver.candidate.above = meta.epoch;
-        let mut reign = Self {
-            driver,
-            ledger,
-            meta,
-            renewed: won.claimed,
-            renew_at: now.mono,
-            scan_at: now.mono,
-            beat_at: now.mono,
-        };
-        let mut first = Step::default();
-        if takes_over {
-            first.entries = reign.ledger.all_entries(now);
-        }
-        reign.commit(vec![first]).await.map_err(|()| StoreError::Unreachable("no commit".to_owned()))?;
-        reign.driver.post.note(|pulse| {
-            pulse.takeovers += 1;
-            pulse.epoch = reign.meta.epoch;
-            pulse.role = Role::Leading;
-        });
-        tracing::info!(epoch = reign.meta.epoch, "leading");
-        Ok(reign)
-    }
-
+impl Reign<'_> {
     async fn run(&mut self, stop: &CancellationToken) -> End {
         loop {
             if self.keep_alive().await.is_err() {
@@ -315,191 +248,6 @@ impl<'d> Reign<'d> {
         batch.steps.push(self.ledger.apply(event, clock::now()));
     }
 
-    /// Commits a batch, and then does what follows from it.
-    async fn carry_out(&mut self, mut batch: Batch) -> Result<(), ()> {
-        if let Some(cursor) = batch.cursor {
-            self.meta.cursor = cursor;
-        }
-        if batch.lost > 0 {
-            tracing::warn!(
-                lost = batch.lost,
-                "reports of gateways are lost: scores and totals miss them, quotas do not"
-            );
-        }
-        let probes: Vec<_> =
-            batch.steps.iter_mut().flat_map(|step| std::mem::take(&mut step.probes)).collect();
-        let changed = batch.cursor.is_some() || batch.steps.iter().any(|step| !step.is_empty());
-        let delta = if changed { self.commit(batch.steps).await? } else { None };
-        for (asker, answer) in batch.askers {
-            asker.answer(answer);
-        }
-        if let Some(delta) = delta
-            && let Err(error) = self.driver.bus.publish(&delta).await
-        {
-            tracing::debug!(%error, "a decision is not spread: the next beat reveals that it is missing");
-        }
-        for key in probes {
-            self.driver.prober.ask(key);
-        }
-        Ok(())
-    }
-
-    /// Writes what the steps changed, as one commit. It goes on trying for as long as the lead is certain.
-    async fn commit(&mut self, steps: Vec<Step>) -> Result<Option<Delta>, ()> {
-        let now = clock::now();
-        let mut entries: HashMap<(Table, String), Entry> = HashMap::new();
-        let mut heard = HashMap::new();
-        let mut delta: Option<Delta> = None;
-        for step in steps {
-            entries.extend(step.entries.into_iter().map(|entry| ((entry.table, entry.key.clone()), entry)));
-            heard.extend(step.heard);
-            match (&mut delta, step.delta) {
-                (Some(all), Some(next)) => {
-                    all.rev = next.rev;
-                    all.changes.extend(next.changes);
-                }
-                (all, next) => *all = all.take().or(next),
-            }
-        }
-        let follows = self.meta.commit;
-        self.meta = Meta {
-            commit: follows + 1,
-            rev: self.ledger.rev(),
-            time: self.ledger.time(now),
-            at: now.utc,
-            blind_until: self.ledger.blind_until(),
-            ..self.meta.clone()
-        };
-        let commit = Commit {
-            follows,
-            meta: self.meta.clone(),
-            heard: heard.into_iter().collect(),
-            entries: entries.into_values().collect(),
-            delta,
-        };
-        let written = self.write(&commit).await;
-        self.driver.post.committed(written.is_ok());
-        written?;
-        self.show();
-        self.driver.candidate.acknowledged = (commit.meta.epoch, commit.meta.commit);
-        Ok(commit.delta)
-    }
-
-    async fn write(&mut self, commit: &Commit) -> Result<(), ()> {
-        let store = self.driver.candidate.store.clone();
-        let mut asked_before = false;
-        loop {
-            match store.commit(commit).await {
-                Ok(()) => return Ok(()),
-                // An earlier attempt got through, but its answer did not.
-                Err(StoreError::Conflict(stored))
-                    if asked_before
-                        && stored.commit == commit.meta.commit
-                        && stored.epoch == commit.meta.epoch
-                        && stored.leader == commit.meta.leader =>
-                {
-                    return Ok(());
-                }
-                Err(StoreError::Unreachable(error)) => {
-                    if !asked_before {
-                        tracing::warn!(
-                            error,
-                            "a commit cannot be written: no leases and no decisions until it can"
-                        );
-                    }
-                    asked_before = true;
-                    tokio::time::sleep(AGAIN).await;
-                    self.renew().await?;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a commit was refused: another leads, or the store has lost something");
-                    return Err(());
-                }
-            }
-        }
-    }
-
-    /// Renews the claim and tells gateways where the leader stands, each when it is time.
-    async fn keep_alive(&mut self) -> Result<(), ()> {
-        let now = clock::mono();
-        if now >= self.beat_at {
-            self.beat_at = now.plus(BEAT);
-            self.show();
-            let beat = Beat { epoch: self.meta.epoch, rev: self.ledger.rev() };
-            if let Err(error) = self.driver.bus.beat(beat).await {
-                tracing::debug!(%error, "nobody hears where the leader stands");
-            }
-        }
-        if now >= self.renew_at {
-            self.renew().await?;
-            self.recognise().await?;
-        }
-        Ok(())
-    }
-
-    /// A store that was started anew and takes the next commit has lost nothing. That is written down, so that whoever
-    /// leads next does not suspect it.
-    async fn recognise(&mut self) -> Result<(), ()> {
-        match self.driver.candidate.store.identity().await {
-            Ok(identity) if identity != self.meta.store => {
-                self.meta.store = identity;
-                self.commit(Vec::new()).await.map(|_| ())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn renew(&mut self) -> Result<(), ()> {
-        let now = clock::now();
-        self.renew_at = now.mono.plus(RENEW);
-        let claim = Claim {
-            holder: self.driver.candidate.holder.clone(),
-            ttl: TTL,
-            epoch: self.meta.epoch,
-            above: 0,
-            clock: Some((self.ledger.time(now), now.utc)),
-        };
-        let lead = self.driver.candidate.store.lead(&claim).await;
-        self.driver.post.note(|pulse| pulse.store_up = lead.is_ok());
-        match lead {
-            Ok(Lead::Mine(_)) => self.renewed = now.mono,
-            Ok(Lead::Theirs { epoch, .. }) => {
-                self.driver.candidate.above = self.driver.candidate.above.max(epoch);
-                tracing::warn!(epoch, "another leads");
-                return Err(());
-            }
-            Ok(Lead::Nobody) => {
-                tracing::warn!("the lead has lapsed");
-                return Err(());
-            }
-            Err(error) => tracing::debug!(%error, "the lead could not be renewed"),
-        }
-        if clock::mono().since(self.renewed) > STOP_AFTER {
-            tracing::warn!("the store does not answer: this coordinator stops leading");
-            return Err(());
-        }
-        Ok(())
-    }
-
-    /// Reads reports again from where they are committed, after the connection was lost.
-    async fn follow_reports(&mut self) -> Result<(), ()> {
-        loop {
-            match self.driver.bus.lead(&self.meta.stream, self.meta.cursor).await {
-                Ok(position) => {
-                    self.meta.cursor = resume(&self.meta, &position);
-                    self.meta.stream = position.stream;
-                    self.show();
-                    return Ok(());
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "reports cannot be read");
-                    self.renew().await?;
-                    tokio::time::sleep(AGAIN).await;
-                }
-            }
-        }
-    }
-
     /// What is waiting at the end still counts.
     async fn last_commit(&mut self) {
         let mut batch = Batch::default();
@@ -508,24 +256,6 @@ impl<'d> Reign<'d> {
             tracing::warn!("the last reports are not stored; the next leader reads them again");
         }
     }
-}
-
-/// Where reading goes on, and what is said if that is not where it ended.
-fn resume(meta: &Meta, position: &Position) -> u64 {
-    let Position { stream, before, last } = position;
-    if *stream != meta.stream {
-        if !meta.stream.is_empty() {
-            tracing::warn!(stream, "the stream of reports was made anew: it is read from its beginning");
-        }
-        return *before;
-    }
-    if *before > meta.cursor {
-        let removed = before - meta.cursor;
-        tracing::warn!(removed, "reports were removed from the stream before they were applied");
-    } else if *last < meta.cursor {
-        tracing::warn!("the stream of reports has lost its end");
-    }
-    meta.cursor.min(*last).max(*before)
 }
 
 #[cfg(test)]

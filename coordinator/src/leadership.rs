@@ -6,6 +6,7 @@ use std::time::Duration;
 use keyfleet_core::id::ReplicaId;
 use keyfleet_core::state::Meta;
 use keyfleet_core::time::Mono;
+use keyfleet_core::trust::{Mark, TermId};
 use keyfleet_fabric::store::{Claim, Lead, StateStore, StoreError};
 use keyfleet_service::clock;
 use tokio::sync::watch;
@@ -21,6 +22,9 @@ pub(crate) const RENEW: Duration = Duration::from_millis(250);
 pub(crate) const STOP_AFTER: Duration = Duration::from_millis(700);
 /// How often one that does not lead tries.
 const TRY: Duration = Duration::from_millis(100);
+/// A store that is back after it was away is left to the last leader for so long. It is longer than a client takes to
+/// connect again.
+const HEAD_START: Duration = Duration::from_millis(1_500);
 /// How often it says that it cannot reach the store.
 const COMPLAIN: Duration = Duration::from_secs(30);
 
@@ -32,8 +36,12 @@ pub(crate) struct Candidate {
     pub(crate) holder: ReplicaId,
     /// The highest epoch that was heard of.
     pub(crate) above: u64,
-    /// The commit that the store last acknowledged to this process, and its epoch.
-    pub(crate) acknowledged: (u64, u64),
+    /// The last commit that the store acknowledged to this process, or that it saw there since.
+    pub(crate) known: Mark,
+    /// This process was the last to lead, as far as it knows.
+    led_last: bool,
+    /// The store was away: until then, it is left to the last leader, who can vouch for what it holds.
+    yields_until: Option<Mono>,
     pulse: Arc<watch::Sender<Pulse>>,
     complained: Option<Mono>,
 }
@@ -55,28 +63,66 @@ impl Candidate {
             None => random.to_string(),
         };
         let holder = ReplicaId::new(holder);
-        Self { store, holder, above: 0, acknowledged: (0, 0), pulse: post.pulse(), complained: None }
+        Self {
+            store,
+            holder,
+            above: 0,
+            known: Mark::default(),
+            led_last: false,
+            yields_until: None,
+            pulse: post.pulse(),
+            complained: None,
+        }
     }
 
     /// Waits until this process leads; nothing if `stop` comes first.
     pub(crate) async fn win(&mut self, stop: &CancellationToken) -> Option<Won> {
-        loop {
+        while !stop.is_cancelled() {
             let claimed = clock::mono();
-            let claim =
-                Claim { holder: self.holder.clone(), ttl: TTL, epoch: 0, above: self.above, clock: None };
+            let yields = self.yields_until.is_some_and(|until| claimed < until);
+            let claim = Claim {
+                holder: self.holder.clone(),
+                // With no time to live, it only looks.
+                ttl: if yields { Duration::ZERO } else { TTL },
+                epoch: 0,
+                above: self.above,
+                clock: None,
+            };
             let lead = self.store.lead(&claim).await;
             self.show(&lead);
             match lead {
                 Ok(Lead::Mine(meta)) => return Some(Won { meta, claimed }),
-                Ok(Lead::Theirs { epoch, .. }) => self.above = self.above.max(epoch),
+                Ok(Lead::Theirs { epoch, .. }) => {
+                    self.above = self.above.max(epoch);
+                    self.led_last = false;
+                    self.yields_until = None;
+                }
+                Ok(Lead::Nobody) if self.yields_until == Some(Mono::FOREVER) => {
+                    self.yields_until = Some(clock::mono().plus(HEAD_START));
+                }
                 Ok(Lead::Nobody) => {}
-                Err(error) => self.complain(&error),
+                Err(error) => {
+                    self.yields_until = (!self.led_last).then_some(Mono::FOREVER);
+                    self.complain(&error);
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => return None,
                 () = tokio::time::sleep(TRY) => {}
             }
         }
+        None
+    }
+
+    /// The name of a term of this process.
+    pub(crate) fn term(&self, epoch: u64) -> TermId {
+        TermId { epoch, holder: self.holder.clone() }
+    }
+
+    /// The store has acknowledged a commit.
+    pub(crate) fn acknowledged(&mut self, commit: Mark) {
+        self.known = commit;
+        self.led_last = true;
     }
 
     /// Gives the lead up, so that another need not wait.

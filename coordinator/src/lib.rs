@@ -15,9 +15,11 @@ mod probe;
 pub mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyfleet_core::ledger::{Member, Roster, Saved};
 use keyfleet_fabric::bus::LeaderBus;
+use keyfleet_fabric::bus::witness::Witness;
 use keyfleet_fabric::store::StateStore;
 use keyfleet_service::config::{Config, fingerprint};
 use tokio::sync::watch;
@@ -27,11 +29,16 @@ use crate::driver::{Driver, End};
 use crate::leadership::Candidate;
 use crate::status::{Post, Role};
 
+/// One that has the claim and cannot lead, since it does not reach NATS perhaps, leaves it to others for so long.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// What a coordinator works with.
 #[derive(Debug)]
 pub struct Fabric {
     /// The way to gateways.
     pub bus: Box<dyn LeaderBus>,
+    /// What remembers who led last.
+    pub witness: Arc<dyn Witness>,
     /// What outlives this process.
     pub store: Arc<dyn StateStore>,
     /// What a state file of the first format held.
@@ -55,14 +62,15 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let (prober, verdicts) = probe::start(config.clone(), shutdown.clone());
-    let Fabric { bus, store, old, suspect } = fabric;
+    let Fabric { bus, witness, store, old, suspect } = fabric;
     let candidate = Candidate::new(store, &post);
-    let mut driver = Driver { config, bus, candidate, prober, verdicts, post, old, suspect };
+    let mut driver = Driver { config, bus, witness, candidate, prober, verdicts, post, old, suspect };
     while let Some(won) = driver.candidate.win(&shutdown).await {
         let end = driver.reign(won, &shutdown).await;
         driver.post.note(|pulse| pulse.role = Role::Unknown);
         match end {
             End::Lost => {}
+            End::Unable => drop(tokio::time::timeout(PAUSE, shutdown.cancelled()).await),
             End::Stopped | End::Dead => return,
         }
     }

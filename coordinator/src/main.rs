@@ -11,18 +11,19 @@ mod shown;
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use coordinator::status::{self, Desk};
 use keyfleet_fabric::bus::nats::Nats;
-use keyfleet_fabric::store::StateStore;
+use keyfleet_fabric::store::redis::LateRedis;
 use keyfleet_service::client::client;
 use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Sources};
-use keyfleet_service::connect;
+use keyfleet_service::connect::{self, Company, meanwhile, reach_redis};
 use keyfleet_service::healthcheck::healthcheck;
 use keyfleet_service::program;
+use keyfleet_service::reach;
 use keyfleet_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
@@ -33,6 +34,11 @@ use crate::listen::Limits;
 
 /// How long a standby waits for a connection to the leader.
 const CONNECT: Duration = Duration::from_secs(1);
+
+/// What follows for gateways where NATS is away, and where Redis is.
+const NO_NATS: &str = "gateways get no leases and no decisions from this coordinator, and their reports wait";
+const NO_REDIS: &str =
+    "nothing can be written down, so nobody can lead: there are no new leases and no new decisions";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -106,19 +112,25 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     shutdown.spawn_critical("configuration", follow);
 
     let bus = connect::nats(nats, "keyfleet-coordinator").await.map_err(io::Error::other)?;
+    let store = Arc::new(LateRedis::default());
+    // Each change is said; the figures are those of the leader's own attempts.
+    let of_nats = connect::nats_dependency(bus.clone(), NO_NATS);
+    let of_redis = connect::redis_dependency(store.clone(), NO_REDIS);
+    reach::watch(Some(of_nats), Some(of_redis), shutdown.soft().clone());
     let (desk, post) = status::desk(address.clone());
-    let api = Arc::new(api(desk, in_force.clone(), bus.clone(), address)?);
-    let served = listen::serve(listener, api::router(api.clone()), Limits::USUAL, shutdown.soft().clone());
+    let api = Arc::new(api(desk, in_force.clone(), store.clone(), bus.clone(), address)?);
+    let served = listen::serve(listener, api::router(api), Limits::USUAL, shutdown.soft().clone());
     shutdown.spawn_critical("listener", served);
-    let store: Arc<dyn StateStore> = match connect::redis(redis, true, shutdown.soft()).await {
-        Ok(store) => Arc::new(store),
-        Err(_) if shutdown.soft().is_cancelled() => return Ok(()),
-        Err(error) => return Err(error),
+    let fabric = coordinator::Fabric {
+        bus: Box::new(bus.leader()),
+        witness: Arc::new(bus.witness()),
+        store: store.clone(),
+        old: None,
+        suspect: false,
     };
-    // It is set here and nowhere else.
-    let _ = api.store.set(store.clone());
-    let fabric = coordinator::Fabric { bus: Box::new(bus.leader()), store, old: None, suspect: false };
-    coordinator::serve(in_force, fabric, post, shutdown.soft().clone()).await;
+    let serving = Box::pin(coordinator::serve(in_force, fabric, post, shutdown.soft().clone()));
+    let reaching = Box::pin(reach_redis(&store, redis, Company::Welcome, shutdown.soft()));
+    meanwhile(reaching, serving).await?;
     if shutdown.soft().is_cancelled() {
         Ok(())
     } else {
@@ -129,9 +141,10 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
 fn api(
     desk: Desk,
     config: watch::Receiver<Arc<Config>>,
+    store: Arc<LateRedis>,
     nats: Nats,
     address: Option<String>,
 ) -> io::Result<Api> {
     let client = client(None, CONNECT).map_err(io::Error::other)?;
-    Ok(Api { desk, config, store: OnceLock::new(), nats, address, client, reading: Mutex::new(()) })
+    Ok(Api { desk, config, store, nats, address, client, reading: Mutex::new(()) })
 }

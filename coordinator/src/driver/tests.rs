@@ -1,19 +1,23 @@
 use std::pin::pin;
+use std::time::Duration;
 
 use keyfleet_core::block::Block;
 use keyfleet_core::id::{KeyId, ReplicaId};
 use keyfleet_core::message::{Change, Operation, Record, Report, Subject};
 use keyfleet_core::outcome::Cause;
 use keyfleet_core::quota::message::LeaseRequest;
-use keyfleet_core::state::Image;
-use keyfleet_core::time::Utc;
+use keyfleet_core::state::{Commit, Image, Table};
+use keyfleet_core::time::{LedgerTime, Utc};
 use keyfleet_fabric::bus::local::{LocalGateway, fabric};
+use keyfleet_fabric::bus::witness::LocalWitness;
 use keyfleet_fabric::bus::{GatewayBus as _, Heard, Unreachable};
 use keyfleet_fabric::store::StateStore as _;
 use keyfleet_fabric::store::memory::MemoryStore;
 use keyfleet_service::config::{Sources, load};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
+use super::term::resume;
 use super::*;
 
 const ASK_TIMEOUT: Duration = Duration::from_millis(250);
@@ -40,6 +44,7 @@ fn fixture(store: &Arc<MemoryStore>) -> Fixture {
     let driver = Driver {
         config: in_force,
         bus: Box::new(bus),
+        witness: Arc::new(LocalWitness::default()),
         candidate: Candidate::new(store.clone(), &post),
         post,
         prober: Prober::nobody(),
@@ -240,7 +245,8 @@ async fn what_waits_at_the_end_still_counts_and_another_may_lead_at_once() {
     assert_eq!(image.heard, [(ReplicaId::new("r"), 1)]);
     assert_eq!(image.meta.cursor, 1);
     let mut next = fixture(&store);
-    let claim = next.driver.candidate.win(&stop);
+    let go_on = CancellationToken::new();
+    let claim = next.driver.candidate.win(&go_on);
     assert_eq!(tokio::time::timeout(ASK_TIMEOUT, claim).await.expect("at once").unwrap().meta.epoch, 2);
 }
 
@@ -307,4 +313,84 @@ async fn what_publishers_lost_is_counted() {
         stop.cancel();
     };
     assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+}
+
+/// Set in the process that plays [`on_a_full_disk`].
+const FULL: &str = "KEYFLEET_TEST_FULL_DISK";
+
+/// A limit on the size of files is a disk without room, for one process. It has to ignore the signal that comes with it.
+#[test]
+fn on_a_full_disk_nothing_is_answered_until_there_is_room() {
+    let program = std::env::current_exe().unwrap();
+    let script = "trap '' XFSZ; exec \"$0\" --exact driver::tests::on_a_full_disk";
+    let played = std::process::Command::new("sh").arg("-c").arg(script).arg(program).env(FULL, "1").output();
+    let played = played.unwrap();
+    let said = String::from_utf8_lossy(&played.stdout).into_owned();
+    assert!(played.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// Not a test of its own: what the child process does.
+#[tokio::test]
+async fn on_a_full_disk() {
+    if std::env::var_os(FULL).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let opened = MemoryStore::open(&folder.path().join("state.json"), "a boot").unwrap();
+    let store = Arc::new(opened.store);
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let stop = CancellationToken::new();
+    let limit = getrlimit(Resource::Fsize);
+    let scene = async {
+        led(&gateway).await;
+        let mut news = gateway.listen().await.unwrap();
+        setrlimit(Resource::Fsize, Rlimit { current: Some(0), ..limit }).unwrap();
+        assert_eq!(gateway.ask(block(&key)).await, Err(Unreachable::Silent));
+        assert!(!store.is_written());
+        while news.next().await != Heard::Resigned {}
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Lost);
+    assert!(!is_blocked(&store.load().await.unwrap(), &key), "what is not on disk does not hold");
+    let waits = tokio::time::timeout(ASK_TIMEOUT, driver.candidate.win(&stop)).await;
+    assert!(waits.is_err(), "nobody leads who cannot write it down");
+    setrlimit(Resource::Fsize, limit).unwrap();
+    let scene = async {
+        led(&gateway).await;
+        assert_eq!(gateway.ask(block(&key)).await, Ok(Answer::Done));
+        stop.cancel();
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+    assert!(store.is_written());
+    assert_eq!(store.load().await.unwrap().meta.blind_until, LedgerTime::default(), "nothing was lost");
+}
+
+/// Whoever led last finds what it wrote, by whichever server.
+#[tokio::test]
+async fn a_store_that_was_started_anew_is_believed_by_whoever_wrote_to_it_last() {
+    let store = Arc::new(MemoryStore::default());
+    let mut first = fixture(&store);
+    let mut second = fixture(&store);
+    second.driver.witness = first.driver.witness.clone();
+    // Of the drivers, and whether the store is another server than before.
+    for (name, anew, doubted) in [("first", false, false), ("first", true, false), ("second", true, true)] {
+        let Fixture { driver, gateway, .. } = if name == "first" { &mut first } else { &mut second };
+        let before = store.load().await.unwrap().meta;
+        if anew {
+            let claim = driver.candidate.win(&CancellationToken::new()).await.unwrap().meta;
+            let author = before.author.clone();
+            let leader = claim.leader.clone();
+            let commit = before.commit + 1;
+            let meta = Meta { store: "another server".to_owned(), author, leader, commit, ..claim };
+            let commit = Commit { follows: before.commit, meta, heard: vec![], entries: vec![], delta: None };
+            store.commit(&commit).await.unwrap();
+        }
+        let stop = CancellationToken::new();
+        let scene = async {
+            led(gateway).await;
+            stop.cancel();
+        };
+        assert_eq!(play(driver, &stop, scene).await, End::Stopped);
+        let meta = store.load().await.unwrap().meta;
+        assert_eq!(meta.blind_until > meta.time, doubted, "{name}: {meta:?}");
+    }
 }

@@ -206,7 +206,7 @@ async fn while_redis_is_away_nobody_is_ready_and_everybody_says_why() {
         let ready =
             async || Some(coordinator.get("/health/ready").await).filter(|(status, _)| *status == 503);
         let (_, why) = eventually("it is not ready", ready).await;
-        assert_eq!(why, "not ready: the store does not answer\n");
+        assert_eq!(why, "not ready: Redis does not answer\n");
         assert_eq!(coordinator.get("/health").await.0, 200);
         let lost = async || {
             Some(coordinator.json("/api/v1/status").await).filter(|status| status["role"] == "unknown")

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyfleet_fabric::bus::nats::Nats;
-use keyfleet_fabric::store::redis::RedisStore;
+use keyfleet_fabric::store::redis::LateRedis;
 use keyfleet_service::config::{self, Config, Sources};
-use keyfleet_service::connect;
+use keyfleet_service::connect::{self, Company, reach_redis};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -121,9 +121,10 @@ impl World {
         nats
     }
 
-    pub(crate) async fn store(&self) -> Arc<RedisStore> {
-        let redis = self.config().redis.unwrap();
-        Arc::new(connect::redis(&redis, true, &CancellationToken::new()).await.unwrap())
+    pub(crate) async fn store(&self) -> Arc<LateRedis> {
+        let (store, redis) = (Arc::new(LateRedis::default()), self.config().redis.unwrap());
+        reach_redis(&store, &redis, Company::Welcome, &CancellationToken::new()).await.unwrap();
+        store
     }
 
     /// Everything that coordinators have written.

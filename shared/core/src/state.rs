@@ -77,6 +77,9 @@ pub struct Meta {
     pub stream: String,
     /// The store that it was written to: what tells it from a copy that took its place.
     pub store: String,
+    /// Who wrote the last commit, in which term. Unlike `leader`, a claim that is not followed by a commit leaves it.
+    #[serde(default)]
+    pub author: String,
     /// Nothing is granted of a minute's quota before this moment, by ledger time.
     pub blind_until: LedgerTime,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 pub mod local;
 pub mod nats;
+pub mod witness;
 
 /// A gateway's side.
 #[async_trait]

@@ -173,7 +173,7 @@ pub(crate) enum Flaw {
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::LifeFromReceipt,
         Self::ReplyBeforePersist,
         Self::WallClockAtTakeover,

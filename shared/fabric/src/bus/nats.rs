@@ -17,6 +17,7 @@ mod outbox;
 mod replies;
 mod reports;
 mod stream;
+mod terms;
 mod wire;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use gateway::NatsGateway;
 pub use leader::NatsLeader;
 pub use link::LinkHealth;
 pub use options::{Login, NatsOptions, NatsTls, OptionsError, StreamLimits};
+pub use terms::NatsWitness;
 
 use link::Link;
 use outbox::Outbox;
@@ -120,6 +122,11 @@ impl Nats {
     /// A leader's side; it does not lead yet.
     pub fn leader(&self) -> NatsLeader {
         NatsLeader::new(self.clone())
+    }
+
+    /// What remembers who led last.
+    pub fn witness(&self) -> NatsWitness {
+        NatsWitness(self.clone())
     }
 
     /// Waits until both connections are up, but not for long.

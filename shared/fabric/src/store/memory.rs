@@ -50,6 +50,8 @@ struct Inner {
     lock: Option<(ReplicaId, Instant)>,
     out: VecDeque<Delta>,
     files: Option<Files>,
+    /// The last line did not get into them.
+    unwritten: bool,
     closed: bool,
 }
 
@@ -163,6 +165,11 @@ impl MemoryStore {
         Ok(Opened { store: Self { inner: Mutex::new(inner), keep: KEEP }, vouch, old })
     }
 
+    /// Whether the last thing that was to be written to the file could be.
+    pub fn is_written(&self) -> bool {
+        !self.inner.lock().unwritten
+    }
+
     /// Writes everything down as the end: the next process can rely on it. Nothing can be written afterwards.
     pub async fn close(&self) -> io::Result<()> {
         let (under_way, files, image) = {
@@ -188,7 +195,11 @@ impl Inner {
 
     fn write(&mut self, line: &Line) -> Result<(), StoreError> {
         match &mut self.files {
-            Some(files) => files.append(line).map_err(|error| StoreError::Unreachable(error.to_string())),
+            Some(files) => {
+                let written = files.append(line);
+                self.unwritten = written.is_err();
+                written.map_err(|error| StoreError::Unreachable(error.to_string()))
+            }
             None => Ok(()),
         }
     }

@@ -7,6 +7,7 @@
 //! waits for a connection when its time is up is never sent.
 
 mod connect;
+mod late;
 mod reply;
 
 use super::scripts::Scripts;
@@ -26,6 +27,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use late::LateRedis;
 use reply::{Reply, strange, text};
 
 /// Reading everything takes longer than writing a little; this many times.
@@ -353,6 +355,7 @@ fn commit_args(commit: &Commit, keep: usize) -> Result<Vec<Value>, StoreError> {
         number(meta.blind_until.as_ms()),
         meta.leader.as_str().into(),
         meta.store.as_str().into(),
+        meta.author.as_str().into(),
     ];
     let (rev, delta) = match &commit.delta {
         Some(delta) => (

@@ -21,9 +21,9 @@ end
 
 local function read_meta(key)
   local meta = redis.call('HMGET', key, 'epoch', 'commit', 'rev', 'time', 'at', 'cursor', 'blind', 'stream',
-    'leader', 'store')
+    'leader', 'store', 'author')
   for i = 1, 7 do meta[i] = meta[i] or '0' end
-  for i = 8, 10 do meta[i] = meta[i] or '' end
+  for i = 8, 11 do meta[i] = meta[i] or '' end
   return meta
 end
 ";
@@ -70,8 +70,8 @@ return {'mine', unpack(meta)}
 /// Writes a commit.
 ///
 /// - `KEYS`: meta, heard, out, and the tables.
-/// - `ARGV`: the commit that it follows; the ten fields of meta, in the order of `read_meta` but for the stream before
-///   the blind time; the revision of the decisions and the decisions (both empty: none), how many are kept; the number of publishers, and for each its name and number; then for each
+/// - `ARGV`: the commit that it follows; the eleven fields of meta, in the order of `read_meta` but for the stream
+///   before the blind time; the revision of the decisions and the decisions (both empty: none), how many are kept; the number of publishers, and for each its name and number; then for each
 ///   table the number of entries and the entries (key, value), the number of removed ones and their keys.
 /// - Returns `{'done'}`, `{'fenced', epoch}` or `{'conflict', meta…}`. An epoch given out twice, by a store that lost
 ///   writes, is told by its leader.
@@ -82,8 +82,8 @@ local conflict = {'conflict', unpack(meta)}
 if meta[1] ~= ARGV[2] or meta[9] ~= ARGV[10] or meta[2] ~= ARGV[1] then return conflict end
 
 local heard = {}
-local position = 16
-for i = position, position + 2 * tonumber(ARGV[15]) - 1, 2 do
+local position = 17
+for i = position, position + 2 * tonumber(ARGV[16]) - 1, 2 do
   local id, seq = ARGV[i], ARGV[i + 1]
   if seq ~= '0' then
     local known = heard[id] or redis.call('HGET', KEYS[2], id) or '0'
@@ -91,13 +91,13 @@ for i = position, position + 2 * tonumber(ARGV[15]) - 1, 2 do
   end
   heard[id] = seq
 end
-position = position + 2 * tonumber(ARGV[15])
+position = position + 2 * tonumber(ARGV[16])
 
-if ARGV[12] ~= '' then
+if ARGV[13] ~= '' then
   local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
   local known = last and string.match(last[1], '^%d+') or '0'
-  if not above(ARGV[12], known) then return conflict end
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[14], ARGV[12] .. '-0', 'd', ARGV[13])
+  if not above(ARGV[13], known) then return conflict end
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[15], ARGV[13] .. '-0', 'd', ARGV[14])
 end
 
 for id, seq in pairs(heard) do
@@ -123,7 +123,7 @@ end
 local time, at = meta[4], meta[5]
 if above(ARGV[5], time) then time, at = ARGV[5], ARGV[6] end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'commit', ARGV[3], 'rev', ARGV[4], 'time', time, 'at', at,
-  'cursor', ARGV[7], 'stream', ARGV[8], 'blind', ARGV[9], 'store', ARGV[11])
+  'cursor', ARGV[7], 'stream', ARGV[8], 'blind', ARGV[9], 'store', ARGV[11], 'author', ARGV[12])
 return {'done'}
 ";
 

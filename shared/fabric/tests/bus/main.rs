@@ -13,4 +13,5 @@ mod nats;
 mod proxy;
 mod scenarios;
 mod server;
+mod witness;
 mod world;

@@ -231,6 +231,7 @@ impl Model {
             cursor: self.meta.cursor.wrapping_add(*jump),
             stream: if *jump == 0 { String::new() } else { format!("s{jump}") },
             store: jump.to_string(),
+            author: format!("{jump}/{who}"),
             blind_until: LedgerTime::from_ms(*jump),
         };
         let delta = delta.map(|(_, follows)| Delta {

@@ -15,6 +15,8 @@ use crate::bus::{Position, Unreachable};
 
 /// On how many servers of a cluster reports are kept, if it has so many.
 const COPIES: usize = 3;
+/// Room for the one message of the stream of terms, many times over: an account may ask for a limit.
+const TERMS_BYTES: i64 = 64 * 1024;
 /// For how long servers of a cluster may take to find each other, before those that are there are all.
 const GATHER: Duration = Duration::from_secs(10);
 
@@ -67,6 +69,26 @@ pub(super) async fn ensure(inner: &Inner) -> Result<Info, Unreachable> {
     Ok(info)
 }
 
+/// Makes the stream of terms, if there is none.
+pub(super) async fn ensure_terms(inner: &Inner) -> Result<(), Unreachable> {
+    let name = &inner.subjects.terms;
+    if look(&inner.bulk, name).await?.is_some() {
+        return Ok(());
+    }
+    let wanted = Config {
+        name: name.clone(),
+        subjects: vec![inner.subjects.term.clone()],
+        max_age: Duration::ZERO,
+        max_bytes: TERMS_BYTES,
+        max_messages_per_subject: 1,
+        ..wanted(inner)
+    };
+    match create(&inner.bulk, &wanted).await? {
+        Ok(_) => Ok(()),
+        Err(error) => with_fewer(inner, &wanted, error).await.map(drop),
+    }
+}
+
 /// A cluster of less than three keeps one copy. How many servers there are is not known when a cluster starts, and
 /// the stream is not altered later: so they get time to gather.
 async fn with_fewer(inner: &Inner, wanted: &Config, error: jetstream::Error) -> Result<Info, Unreachable> {
@@ -87,11 +109,7 @@ async fn create(link: &Link, wanted: &Config) -> Result<Result<Info, jetstream::
     let payload = serde_json::to_vec(wanted).map_err(|error| Unreachable::Refused(error.to_string()))?;
     match api(link, &format!("STREAM.CREATE.{}", wanted.name), payload.into()).await? {
         Ok(info) => {
-            tracing::info!(
-                stream = wanted.name,
-                replicas = wanted.num_replicas,
-                "created the stream of reports"
-            );
+            tracing::info!(stream = wanted.name, replicas = wanted.num_replicas, "created a stream");
             Ok(Ok(info))
         }
         // Somebody else was faster, with other limits.

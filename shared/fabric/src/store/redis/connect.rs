@@ -16,8 +16,9 @@ use std::time::Duration;
 
 /// Longer than this, nobody is helped by a command that waits in line: it is refused instead.
 const QUEUE: usize = 1024;
-/// Between two attempts to connect, in ms.
-const RECONNECT_MS: (u32, u32) = (50, 1000);
+/// Between two attempts to connect, in ms. A leader whose server was restarted has to be back before anybody else
+/// takes its place.
+const RECONNECT_MS: (u32, u32) = (50, 250);
 /// Spread over attempts, so that a restarted server does not see all clients at once.
 const JITTER_MS: u32 = 100;
 

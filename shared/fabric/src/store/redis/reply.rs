@@ -59,6 +59,7 @@ impl Reply {
             stream: self.text()?,
             leader: self.text()?,
             store: self.text()?,
+            author: self.text()?,
         })
     }
 }

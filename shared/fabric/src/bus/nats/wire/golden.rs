@@ -79,7 +79,7 @@ fn decisions() {
     let Word::Delta(delta) = golden!("delta") else { panic!("another word") };
     assert_eq!(*delta, Delta { epoch: 4, rev: 18, prev: 17, changes });
     let Word::Beat(beat) = golden!("beat") else { panic!("another word") };
-    assert_eq!(beat, Beat { epoch: 4, rev: 18 });
+    assert_eq!(beat, Beat { epoch: 4, rev: 18, began: 0 });
     let (replica, subject) = (ReplicaId::new("a5d8"), Subject::Bucket(project(), model()));
     let hint: Hint = golden!("hint");
     assert_eq!(hint, Hint { replica, subject, cause: Cause::PerDay, ttl_ms: 2_000, age_ms: 1 });
