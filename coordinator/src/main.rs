@@ -20,7 +20,7 @@ use keyfleet_fabric::bus::nats::Nats;
 use keyfleet_fabric::store::redis::LateRedis;
 use keyfleet_service::client::client;
 use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Sources};
-use keyfleet_service::connect::{self, Company, meanwhile, reach_redis};
+use keyfleet_service::connect::{self, Part, meanwhile, reach_redis};
 use keyfleet_service::healthcheck::healthcheck;
 use keyfleet_service::program;
 use keyfleet_service::reach;
@@ -129,7 +129,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
         suspect: false,
     };
     let serving = Box::pin(coordinator::serve(in_force, fabric, post, shutdown.soft().clone()));
-    let reaching = Box::pin(reach_redis(&store, redis, Company::Welcome, shutdown.soft()));
+    let reaching = Box::pin(reach_redis(&store, redis, Part::Leads, shutdown.soft()));
     meanwhile(reaching, serving).await?;
     if shutdown.soft().is_cancelled() {
         Ok(())

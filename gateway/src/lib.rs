@@ -53,6 +53,7 @@ use keyfleet_fabric::store::StateStore;
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
 use keyfleet_service::logging::{AccessLog, LogFormat};
+use keyfleet_service::reach::Reach;
 use keyfleet_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -131,10 +132,18 @@ impl App {
     fn why_not_ready(&self) -> Option<&'static str> {
         if self.soft.is_cancelled() {
             Some("draining")
-        } else if self.state_at.load(Acquire) == 0 {
-            Some("the state of the keys has not arrived yet")
-        } else {
+        } else if self.state_at.load(Acquire) > 0 {
             None
+        } else {
+            let reach = *self.fabric.reach.borrow();
+            Some(match (reach.store, reach.bus) {
+                (Some(false), Some(false)) => {
+                    "NATS and Redis do not answer: the state of the keys has not arrived yet"
+                }
+                (Some(false), _) => "Redis does not answer: the state of the keys has not arrived yet",
+                (_, Some(false)) => "NATS does not answer: the state of the keys has not arrived yet",
+                _ => "the state of the keys has not arrived yet",
+            })
         }
     }
 
@@ -158,6 +167,8 @@ pub struct Fabric {
     pub bus: Arc<dyn GatewayBus>,
     /// What outlives processes; this one only reads it.
     pub store: Arc<dyn StateStore>,
+    /// Which of the servers behind both answer.
+    pub reach: watch::Receiver<Reach>,
 }
 
 /// Where a gateway listens.

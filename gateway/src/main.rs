@@ -4,24 +4,33 @@ mod cli;
 mod follow;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser as _};
 use keyfleet_core::ledger::Saved;
+use keyfleet_fabric::bus::witness::LocalWitness;
 use keyfleet_fabric::store::memory::{MemoryStore, Vouch};
+use keyfleet_fabric::store::redis::LateRedis;
 use keyfleet_fabric::store::{KEEP, StateStore};
-use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Redis, Sources};
-use keyfleet_service::connect;
+use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Sources};
+use keyfleet_service::connect::{self, Part, meanwhile, reach_redis};
 use keyfleet_service::healthcheck::healthcheck;
 use keyfleet_service::program;
+use keyfleet_service::reach::{self, Dependency, Reach};
 use keyfleet_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command};
+
+/// What follows for clients where NATS is away, where Redis is, and where the state file cannot be written.
+const NO_NATS: &str = "no leases and no decisions arrive, and findings wait; requests go on with the quota in hand, and \
+                       then as quota.when_unleased says";
+const NO_STORE: &str = "nothing can be written down, so there are no new leases and no new decisions; requests go on with \
+                        the quota in hand, and then as quota.when_unleased says";
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -96,68 +105,101 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     let follow = follow::follow(sources, loaded.inputs, config, reloads, shutdown.soft().clone());
     shutdown.spawn_critical("configuration", follow);
 
-    let ended = match (&first.nats, &first.redis) {
-        (Some(nats), Some(redis)) => {
-            let bus = connect::nats(nats, "keyfleet-gateway").await.map_err(io::Error::other)?;
-            let store = Arc::new(connect::redis(redis, false, shutdown.soft()).await?);
-            let fabric = gateway::Fabric { bus: Arc::new(bus.gateway()), store };
-            gateway::run(in_force, reloaded, listeners, fabric, &shutdown).await
-        }
-        (_, redis) => {
-            let kept = keep(redis.as_ref(), first.server.state_file.as_deref(), shutdown.soft()).await?;
-            let (bus, leader) = connect::in_process();
-            let stop_coordinator = CancellationToken::new();
-            let fabric = coordinator::Fabric {
-                bus: Box::new(leader),
-                store: kept.store.clone(),
-                old: kept.old,
-                suspect: kept.suspect,
-            };
-            let coordinator = coordinator::run(in_force.clone(), fabric, stop_coordinator.clone());
-            let coordinator = shutdown.spawn_critical_until(&stop_coordinator, "coordinator", coordinator);
-            let fabric = gateway::Fabric { bus: Arc::new(bus), store: kept.store };
-            let ended = gateway::run(in_force, reloaded, listeners, fabric, &shutdown).await;
-            stop_coordinator.cancel();
-            coordinator.await.map_err(io::Error::other)?;
-            if let Some(file) = kept.file {
-                file.close().await?;
-            }
-            ended
+    let stop = shutdown.soft();
+    let redis = first.redis.as_ref().map(|_| Arc::new(LateRedis::default()));
+    let nats = match &first.nats {
+        Some(nats) => Some(connect::nats(nats, "keyfleet-gateway").await.map_err(io::Error::other)?),
+        None => None,
+    };
+    let kept = if redis.is_none() { keep(first.server.state_file.as_deref())? } else { Kept::default() };
+    let of_store = match (&redis, &kept.file) {
+        (Some(redis), _) => Some(connect::redis_dependency(redis.clone(), NO_STORE)),
+        (None, Some((path, file))) => Some(state_file(path, file.clone())),
+        (None, None) => None,
+    };
+    let of_nats = nats.clone().map(|nats| connect::nats_dependency(nats, NO_NATS));
+    let reach = reach::watch(of_nats, of_store, stop.clone());
+    let part = if nats.is_some() { Part::Follows } else { Part::LeadsAlone };
+    let reaching = async {
+        match (&redis, &first.redis) {
+            (Some(store), Some(redis)) => reach_redis(store, redis, part, stop).await,
+            _ => Ok(()),
         }
     };
+    let serving = async {
+        if let (Some(nats), Some(store)) = (&nats, &redis) {
+            let fabric = gateway::Fabric { bus: Arc::new(nats.gateway()), store: store.clone(), reach };
+            return gateway::run(in_force, reloaded, listeners, fabric, &shutdown)
+                .await
+                .map_err(io::Error::other);
+        }
+        let kept = match &redis {
+            // What Redis holds vouches for itself, or does not.
+            Some(store) => Kept { store: store.clone(), ..kept },
+            None => kept,
+        };
+        alone(kept, in_force, reloaded, listeners, reach, &shutdown).await
+    };
+    meanwhile(Box::pin(reaching), Box::pin(serving)).await?
+}
+
+/// Serves as its own coordinator.
+async fn alone(
+    kept: Kept,
+    config: watch::Receiver<Arc<Config>>,
+    reloads: watch::Receiver<bool>,
+    listeners: gateway::Listeners,
+    reach: watch::Receiver<Reach>,
+    shutdown: &Shutdown,
+) -> io::Result<()> {
+    let (bus, leader) = connect::in_process();
+    let stop_coordinator = CancellationToken::new();
+    let fabric = coordinator::Fabric {
+        bus: Box::new(leader),
+        witness: Arc::new(LocalWitness::default()),
+        store: kept.store.clone(),
+        old: kept.old,
+        suspect: kept.suspect,
+    };
+    let coordinator = coordinator::run(config.clone(), fabric, stop_coordinator.clone());
+    let coordinator = shutdown.spawn_critical_until(&stop_coordinator, "coordinator", coordinator);
+    let fabric = gateway::Fabric { bus: Arc::new(bus), store: kept.store, reach };
+    let ended = gateway::run(config, reloads, listeners, fabric, shutdown).await;
+    stop_coordinator.cancel();
+    coordinator.await.map_err(io::Error::other)?;
+    if let Some((path, file)) = kept.file {
+        let unwritten = |error: io::Error| {
+            let text = format!(
+                "server.state_file: the end cannot be written to {}: {error}; what a minute allows counts as spent at the \
+                 next start",
+                path.display()
+            );
+            io::Error::new(error.kind(), text)
+        };
+        file.close().await.map_err(unwritten)?;
+    }
     ended.map_err(io::Error::other)
 }
 
 /// Where a process that is its own coordinator keeps its state, and what it found there.
 struct Kept {
     store: Arc<dyn StateStore>,
-    file: Option<Arc<MemoryStore>>,
+    file: Option<(PathBuf, Arc<MemoryStore>)>,
     /// What a file of the first format held.
     old: Option<Saved>,
     /// What was found may lack something that happened.
     suspect: bool,
 }
 
-async fn keep(redis: Option<&Redis>, file: Option<&Path>, stop: &CancellationToken) -> io::Result<Kept> {
-    if let Some(redis) = redis {
-        let store = connect::redis(redis, true, stop).await?;
-        if connect::is_led_by_another(&store).await.map_err(io::Error::other)? {
-            return Err(io::Error::other(format!(
-                "redis_url: another process keeps its state under the prefix {}; set nats_url to run several, or \
-                 another redis_key_prefix",
-                redis.key_prefix
-            )));
-        }
-        return Ok(Kept { store: Arc::new(store), file: None, old: None, suspect: false });
-    }
-    let Some(file) = file else { return Ok(Kept::without_past(false)) };
+fn keep(file: Option<&Path>) -> io::Result<Kept> {
+    let Some(file) = file else { return Ok(Kept::default()) };
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     match MemoryStore::open(file, boot.trim()) {
         Ok(opened) => {
             let old = opened.old.and_then(|old| serde_json::from_value(old).ok());
             let memory = Arc::new(opened.store);
             let suspect = opened.vouch == Vouch::Partial;
-            Ok(Kept { store: memory.clone(), file: Some(memory), old, suspect })
+            Ok(Kept { store: memory.clone(), file: Some((file.to_owned(), memory)), old, suspect })
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::new(
             error.kind(),
@@ -170,18 +212,29 @@ async fn keep(redis: Option<&Redis>, file: Option<&Path>, stop: &CancellationTok
         Err(error) => {
             tracing::warn!(
                 file = %file.display(), %error,
-                "the state file cannot be written: what this process learns of keys and quotas ends with it"
+                "server.state_file cannot be written: what this process learns of keys and quotas ends with it, and \
+                 limits of a minute count as spent for the first 70 seconds, since nobody knows what an earlier process \
+                 used; make the file and its folder writable for this user, name another file, or set state_file: \"\" to \
+                 keep nothing"
             );
             // An earlier process may have used quota that nobody vouches for now.
-            Ok(Kept::without_past(true))
+            Ok(Kept { suspect: true, ..Kept::default() })
         }
     }
 }
 
-impl Kept {
-    fn without_past(suspect: bool) -> Self {
-        let store = Arc::new(MemoryStore::new(KEEP));
-        Self { store, file: None, old: None, suspect }
+impl Default for Kept {
+    fn default() -> Self {
+        Self { store: Arc::new(MemoryStore::new(KEEP)), file: None, old: None, suspect: false }
+    }
+}
+
+fn state_file(path: &Path, file: Arc<MemoryStore>) -> Dependency {
+    let path = path.display();
+    Dependency {
+        away: format!("the state file {path} cannot be written (is its disk full?): {NO_STORE}"),
+        back: format!("the state file {path} is written again: there are leases and decisions as usual"),
+        is_up: Box::new(move || file.is_written()),
     }
 }
 

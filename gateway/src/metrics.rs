@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use keyfleet_core::outcome::Cause;
+use keyfleet_service::reach::Reach;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -66,6 +67,8 @@ pub(crate) struct Metrics {
     lease_unanswered: Gauge<u64, AtomicU64>,
     unleasable: Gauge<u64, AtomicU64>,
     state_age: Gauge<f64, AtomicU64>,
+    bus_up: Gauge,
+    store_up: Gauge,
     reload_ok: Gauge,
 }
 
@@ -81,6 +84,7 @@ pub(crate) struct Readings {
     pub(crate) lease_unanswered: u64,
     pub(crate) unleasable: u64,
     pub(crate) state_age: f64,
+    pub(crate) reach: Reach,
 }
 
 impl Metrics {
@@ -109,6 +113,8 @@ impl Metrics {
             lease_unanswered: Gauge::default(),
             unleasable: Gauge::default(),
             state_age: Gauge::default(),
+            bus_up: Gauge::default(),
+            store_up: Gauge::default(),
             reload_ok: Gauge::default(),
             registry: Registry::default(),
         };
@@ -138,16 +144,7 @@ impl Metrics {
             "Draws that found their quota spent",
             metrics.lease_refusals.clone(),
         );
-        registry.register(
-            "lease_requests_unanswered",
-            "Questions about leases in a row without an answer; 0: the coordinator answers",
-            metrics.lease_unanswered.clone(),
-        );
-        registry.register(
-            "state_age_seconds",
-            "Since a leader was last heard; -1: never",
-            metrics.state_age.clone(),
-        );
+        metrics.register_outages(&mut registry);
         registry.register(
             "config_last_reload_successful",
             "Whether the file on disk is the configuration in force",
@@ -155,6 +152,30 @@ impl Metrics {
         );
         metrics.reload_ok.set(1);
         Self { registry, ..metrics }
+    }
+
+    /// What tells that something is away.
+    fn register_outages(&self, registry: &mut Registry) {
+        registry.register(
+            "lease_requests_unanswered",
+            "Questions about leases in a row without an answer; 0: the coordinator answers",
+            self.lease_unanswered.clone(),
+        );
+        registry.register(
+            "state_age_seconds",
+            "Since a leader was last heard; -1: never",
+            self.state_age.clone(),
+        );
+        registry.register(
+            "bus_up",
+            "Whether both connections to NATS are up; 1 without NATS",
+            self.bus_up.clone(),
+        );
+        registry.register(
+            "store_up",
+            "Whether Redis is connected, or the state file can be written; 1 without either",
+            self.store_up.clone(),
+        );
     }
 
     pub(crate) fn request_began(&self) {
@@ -216,6 +237,8 @@ impl Metrics {
         self.lease_unanswered.set(readings.lease_unanswered);
         self.unleasable.set(readings.unleasable);
         self.state_age.set(readings.state_age);
+        self.bus_up.set(i64::from(readings.reach.bus != Some(false)));
+        self.store_up.set(i64::from(readings.reach.store != Some(false)));
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);

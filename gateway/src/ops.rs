@@ -56,6 +56,7 @@ pub(crate) fn readings(app: &App) -> String {
         lease_unanswered: app.pool.quota.unanswered_so_far(),
         unleasable: app.pool.quota.unleasable() as u64,
         state_age: app.state_age(clock::mono()).map_or(-1.0, |age| age.as_secs_f64()),
+        reach: *app.fabric.reach.borrow(),
     };
     app.metrics.render(&readings)
 }

@@ -10,7 +10,7 @@ use keyfleet_core::state::{Commit, Image, Table};
 use keyfleet_core::time::{LedgerTime, Utc};
 use keyfleet_fabric::bus::local::{LocalGateway, fabric};
 use keyfleet_fabric::bus::witness::LocalWitness;
-use keyfleet_fabric::bus::{GatewayBus as _, Heard, Unreachable};
+use keyfleet_fabric::bus::{GatewayBus as _, Heard, Position, Unreachable};
 use keyfleet_fabric::store::StateStore as _;
 use keyfleet_fabric::store::memory::MemoryStore;
 use keyfleet_service::config::{Sources, load};

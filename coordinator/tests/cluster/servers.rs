@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use keyfleet_fabric::bus::nats::Nats;
 use keyfleet_fabric::store::redis::LateRedis;
 use keyfleet_service::config::{self, Config, Sources};
-use keyfleet_service::connect::{self, Company, reach_redis};
+use keyfleet_service::connect::{self, Part, reach_redis};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -123,7 +123,7 @@ impl World {
 
     pub(crate) async fn store(&self) -> Arc<LateRedis> {
         let (store, redis) = (Arc::new(LateRedis::default()), self.config().redis.unwrap());
-        reach_redis(&store, &redis, Company::Welcome, &CancellationToken::new()).await.unwrap();
+        reach_redis(&store, &redis, Part::Leads, &CancellationToken::new()).await.unwrap();
         store
     }
 

@@ -1,24 +1,28 @@
 //! From the configuration to NATS and Redis.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyfleet_core::id::ReplicaId;
 use keyfleet_fabric::bus::nats::{Login, NatsOptions, NatsTls, OptionsError, StreamLimits};
 use keyfleet_fabric::bus::{local, nats::Nats};
-use keyfleet_fabric::store::redis::{RedisStore, Settings};
+use keyfleet_fabric::store::redis::{LateRedis, RedisStore, Settings};
 use keyfleet_fabric::store::{Claim, Lead, StateStore, StoreError};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Nats as NatsConfig, NatsLogin, Redis};
+use crate::reach::Dependency;
 
 /// How long a question to the coordinator waits for its answer.
 pub const ASK_TIMEOUT: Duration = Duration::from_millis(250);
 /// After this a command to Redis counts as lost.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
 /// Before Redis is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(500);
+/// How often it is said that this goes on.
+const COMPLAIN: Duration = Duration::from_secs(30);
 /// A leader that died is forgotten after this time.
 const LAPSE: Duration = Duration::from_millis(1_500);
 
@@ -58,33 +62,105 @@ pub async fn nats(config: &NatsConfig, name: &str) -> Result<Nats, OptionsError>
     Nats::connect(options).await
 }
 
-/// Connects to Redis, however long it takes; an error that waiting does not mend, or `stop`, ends it. One that
-/// `leads` writes down what all have to agree on.
-pub async fn redis(config: &Redis, leads: bool, stop: &CancellationToken) -> io::Result<RedisStore> {
+/// NATS, as something that may be away; `meaning` is what follows from that.
+pub fn nats_dependency(nats: Nats, meaning: &str) -> Dependency {
+    let is_up = move || {
+        let health = nats.health();
+        health.control.up && health.bulk.up
+    };
+    Dependency {
+        away: format!("NATS does not answer: {meaning}"),
+        back: "NATS answers again".to_owned(),
+        is_up: Box::new(is_up),
+    }
+}
+
+/// Redis, as something that may be away; `meaning` is what follows from that.
+pub fn redis_dependency(redis: Arc<LateRedis>, meaning: &str) -> Dependency {
+    Dependency {
+        away: format!("Redis does not answer: {meaning}"),
+        back: "Redis answers again".to_owned(),
+        is_up: Box::new(move || redis.is_connected()),
+    }
+}
+
+/// What a process does with what is kept in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It reads what a coordinator writes.
+    Follows,
+    /// It may lead, as one of several that share NATS.
+    Leads,
+    /// It leads, and nobody else may.
+    LeadsAlone,
+}
+
+/// Connects to Redis, however long it takes; from then on `store` answers. An error that waiting does not mend ends it,
+/// and so does `stop`.
+pub async fn reach_redis(
+    store: &LateRedis,
+    config: &Redis,
+    part: Part,
+    stop: &CancellationToken,
+) -> io::Result<()> {
     let settings = Settings {
-        founds: leads,
+        founds: part != Part::Follows,
         prefix: config.key_prefix.clone(),
         timeout: REDIS_TIMEOUT,
         ca: config.ca_file.clone(),
         ..Settings::new(config.url.expose())
     };
+    let mut complained: Option<tokio::time::Instant> = None;
     loop {
-        match RedisStore::connect(&settings).await {
-            Ok(store) => return Ok(store),
-            Err(error @ StoreError::Unreachable(_)) => {
-                tracing::warn!(%error, "waiting for Redis");
-                tokio::select! {
-                    () = stop.cancelled() => return Err(io::Error::other("stopped before Redis answered")),
-                    () = tokio::time::sleep(RETRY) => {}
-                }
+        let error = match connect(&settings, part).await {
+            Ok(Some(redis)) => {
+                store.arrive(redis);
+                return Ok(());
             }
+            Ok(None) => {
+                return Err(io::Error::other(format!(
+                    "redis_url: another process keeps its state under the prefix {}; set nats_url to run several, or \
+                     another redis_key_prefix",
+                    config.key_prefix
+                )));
+            }
+            Err(error @ StoreError::Unreachable(_)) => error,
             Err(error) => return Err(io::Error::other(format!("redis_url: {error}"))),
+        };
+        if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+            complained = Some(tokio::time::Instant::now());
+            tracing::warn!(%error, "waiting for Redis: this process is not ready before it answers");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(RETRY) => {}
         }
     }
 }
 
+/// Runs a program while a server is being reached. An error on the way there ends it.
+pub async fn meanwhile<T>(
+    reaching: impl Future<Output = io::Result<()>>,
+    run: impl Future<Output = T>,
+) -> io::Result<T> {
+    let mut run = std::pin::pin!(run);
+    tokio::select! {
+        biased;
+        ended = &mut run => return Ok(ended),
+        reached = reaching => reached?,
+    }
+    Ok(run.await)
+}
+
+/// `None`: somebody else is there.
+async fn connect(settings: &Settings, part: Part) -> Result<Option<RedisStore>, StoreError> {
+    let store = RedisStore::connect(settings).await?;
+    let taken = part == Part::LeadsAlone && is_led_by_another(&store).await?;
+    Ok((!taken).then_some(store))
+}
+
 /// Whether another process leads on this store, and goes on doing so.
-pub async fn is_led_by_another(store: &dyn StateStore) -> Result<bool, StoreError> {
+async fn is_led_by_another(store: &dyn StateStore) -> Result<bool, StoreError> {
     let claim =
         Claim { holder: ReplicaId::new("a newcomer"), ttl: Duration::ZERO, epoch: 0, above: 0, clock: None };
     let until = tokio::time::Instant::now() + LAPSE;

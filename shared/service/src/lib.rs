@@ -14,6 +14,7 @@ pub mod healthcheck;
 pub mod logging;
 pub mod policy;
 pub mod program;
+pub mod reach;
 pub mod reload;
 pub mod shutdown;
 pub mod target;
