@@ -9,9 +9,11 @@ mod operators;
 mod outages;
 mod probes;
 mod quotas;
+mod redis;
 mod replicas;
 mod reports;
 mod rolling;
+mod starts;
 mod strangers;
 mod takeover;
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod balancer;
 pub mod chaos;
+pub(crate) mod copy;
 mod counted;
 pub(crate) mod crowd;
 pub mod judge;

@@ -23,6 +23,7 @@ pub mod trial;
 pub use client::{Answer, Client, read};
 pub use cluster::balancer::Balancer;
 pub use cluster::chaos::{self, Chaos};
+pub use cluster::copy::RedisCopy;
 pub use cluster::crowd::{Crowd, Front, Sample, Tally, Wish};
 pub use cluster::judge::{self, Count, Counts};
 pub use cluster::link::Link;

@@ -36,7 +36,7 @@ async fn fails_no_request_whether_the_leader_is_killed_or_told_to_end() {
             }
         })
     };
-    // Gateways keep in hand what the last five seconds asked for.
+    // Gateways keep in hand what the last seconds asked for.
     answered(240).await;
 
     let leader = cluster.leader().await;

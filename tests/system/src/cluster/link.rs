@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,6 +17,8 @@ use tokio::time::sleep;
 #[derive(Debug)]
 pub struct Link {
     address: SocketAddr,
+    /// The server's port.
+    server: Arc<AtomicU16>,
     state: watch::Sender<State>,
     task: AbortHandle,
 }
@@ -31,12 +35,18 @@ impl Link {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for the link");
         let address = listener.local_addr().expect("its address");
         let (state, watched) = watch::channel(State::Open(Duration::ZERO));
-        let task = tokio::spawn(accept(listener, port, watched)).abort_handle();
-        Self { address, state, task }
+        let server = Arc::new(AtomicU16::new(port));
+        let task = tokio::spawn(accept(listener, server.clone(), watched)).abort_handle();
+        Self { address, server, state, task }
     }
 
     pub(super) fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Connections from now on lead to another server.
+    pub(super) fn lead_to(&self, port: u16) {
+        self.server.store(port, Ordering::Relaxed);
     }
 
     /// Everything passes, at once.
@@ -66,13 +76,13 @@ impl Drop for Link {
     }
 }
 
-async fn accept(listener: TcpListener, port: u16, state: watch::Receiver<State>) {
+async fn accept(listener: TcpListener, server: Arc<AtomicU16>, state: watch::Receiver<State>) {
     // Dropped with this task, and its connections with it.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
-                connections.spawn(connect(client, port, state.clone()));
+                connections.spawn(connect(client, server.load(Ordering::Relaxed), state.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
