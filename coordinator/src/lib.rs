@@ -7,8 +7,11 @@
 //! What it shows of itself, and what operators ask of it, goes over the desk of [`status`]; the program serves that as
 //! HTTP.
 //!
-//! Decisions are in `keyfleet_core`; here are only messages, clocks and the store.
+//! Decisions are in `keyfleet_core`; here are only messages, clocks and the store. What all of it costs, and at what size
+//! it would cost too much, is told in [`cost`].
 
+#[doc = include_str!("cost.md")]
+pub mod cost {}
 mod driver;
 mod leadership;
 mod probe;
