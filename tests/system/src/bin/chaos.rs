@@ -134,7 +134,7 @@ async fn run(cli: &Cli) -> (String, bool) {
         }
         Other { spread: Some(blocks), .. } => {
             let (replicas, blocks) = (replicas.unwrap_or(20), (*blocks).max(1) as usize);
-            let outcome = Spread { replicas, blocks, rate: cli.rate.unwrap_or(300) }.run().await;
+            let outcome = Spread { replicas, blocks, rate: cli.rate.unwrap_or(400) }.run().await;
             (outcome.table(), outcome.holds())
         }
         Other { cost: true, .. } => {

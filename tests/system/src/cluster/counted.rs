@@ -8,6 +8,8 @@ use super::judge::{self, Counts};
 
 /// From the last request until everything about it is stored.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+/// Gateways report more often than that.
+const REPORTED_WITHIN: Duration = Duration::from_secs(2);
 
 impl Cluster {
     /// What coordinators have counted.
@@ -25,16 +27,18 @@ impl Cluster {
         judge::published(&self.nats_url()).await
     }
 
-    /// What is stored, once that is what was reported, by key and counter; nothing if it does not become that.
+    /// What is stored, once that is what was reported, by key and counter, and nothing more comes; nothing if it does
+    /// not become that.
     pub async fn counted(&self) -> Option<Counts> {
         let start = Instant::now();
+        let mut last = None;
         while start.elapsed() < SETTLED_WITHIN {
-            if let (Ok(totals), Ok(published)) = (self.totals().await, self.published().await)
-                && totals == published
-            {
-                return Some(totals);
+            let now = self.totals().await.ok();
+            if now.is_some() && now == last && self.published().await.ok() == now {
+                return now;
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            last = now;
+            tokio::time::sleep(REPORTED_WITHIN).await;
         }
         None
     }

@@ -24,7 +24,7 @@ use crate::cluster::{Cluster, ClusterOptions};
 use crate::times::Times;
 
 /// One of them is blocked after the other; the last one goes on, so that nobody runs dry.
-const PROJECTS: usize = 3;
+const PROJECTS: usize = 2;
 /// Before the first block of a model, so that every gateway knows the model.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// After a refusal: whoever has not heard of it by then shows in the log.
@@ -135,13 +135,18 @@ async fn refuse(cluster: &Cluster, project: &str, model: &str) -> Block {
     Block { bucket, refused, last: Duration::from_micros(last), late: late.len() }
 }
 
-/// A steady load, one gateway after the other.
+/// A load at random moments, of which some follow each other closely, one gateway after the other.
 async fn load(clients: Vec<Client>, rate: u32, model: watch::Receiver<String>) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate.max(1));
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut random = fastrand::Rng::with_seed(1);
     let mut running = JoinSet::new();
+    let (began, mut due) = (Instant::now(), Duration::ZERO);
     for client in clients.iter().cycle() {
-        ticks.tick().await;
+        while began.elapsed() < due {
+            ticks.tick().await;
+        }
+        due += Duration::from_secs_f64(-(1.0 - random.f64()).ln() / f64::from(rate.max(1)));
         let model = model.borrow().clone();
         running.spawn(client.chat(&model, false));
         while running.try_join_next().is_some() {}
