@@ -107,7 +107,9 @@ impl Grantor {
         // Any of the replica's holders may have it.
         let own = |boot: &&ReplicaId| holders::replica(boot) == *replica;
         let boots: Vec<_> = self.holders.keys().filter(own).cloned().collect();
-        boots.iter().for_each(|boot| self.forget_lot(boot, lot));
+        for boot in boots {
+            self.forget_lot(&boot, lot);
+        }
     }
 
     /// Grants nothing of a minute's quota for as long as lots and charges may be out that nobody knows of. It must be

@@ -18,6 +18,8 @@ use crate::time::Mono;
 
 /// How often a holder reports what it used, without being asked for more.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Until the next report has arrived, at the usual pace.
+const RETURN: Duration = Duration::from_millis(1_250);
 /// Half of what is known of the demand is forgotten in about this time.
 const DEMAND_MEMORY: Duration = Duration::from_secs(5);
 /// The first request says as much about demand as if it had been watched for this time.
@@ -457,7 +459,9 @@ impl Tracked {
             if self.purse.bucket.is_probe() && left == 0 {
                 return !lot.over.load(Acquire); // it is under way, and listing it says so
             }
-            left > 0 && left >= largest && lot.is_live(now) && (!old || (in_demand && !has_young))
+            // What is not returned before the grantor writes it off is lost for a whole window.
+            let may_wait = lot.is_live(now.plus(RETURN));
+            left > 0 && left >= largest && lot.is_live(now) && (!old || (in_demand && !has_young && may_wait))
         };
         let (kept, out): (Vec<_>, Vec<_>) = lots.iter().cloned().partition(|lot| keep(lot));
         let mut closed = Vec::new();

@@ -63,6 +63,19 @@ fn a_lot_lives_from_when_it_was_asked_for() {
     assert_eq!(purse.in_hand(at(9_895)), 0);
 }
 
+/// Else it is charged in full, and what nobody drew is missing for a whole window.
+#[test]
+fn what_nobody_draws_is_returned_while_that_can_be_heard() {
+    let (mut holder, purse) = stocked(50);
+    purse.draw(20, at(200)).unwrap();
+    let closed = (1_000..10_000).step_by(1_000).find(|ms| {
+        let request = holder.poll(at(*ms)).expect("a report every second");
+        holder.answered(&nothing(&request), at(ms + 1));
+        request.reports.iter().any(|report| report.closed)
+    });
+    assert_eq!(closed, Some(9_000), "it was in demand until then, and is over at 9,895");
+}
+
 #[test]
 fn only_the_answer_that_is_waited_for_is_taken() {
     let (mut holder, purse) = holder();
