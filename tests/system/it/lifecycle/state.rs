@@ -118,6 +118,8 @@ async fn a_file_that_cannot_be_written_is_said() {
     let gateway = Gateway::start(config.clone()).await;
     assert_eq!(gateway.client().chat(MODEL, false).await.expect("an answer").status, 200);
     gateway.says("the state file cannot be written").await;
+    let logs = gateway.logs();
+    assert!(logs.contains("no/such/folder/state.json") && logs.contains("writable for this user"), "{logs}");
 
     // But nobody vouches for what an earlier process used of a quota: it is back in a minute and a lease's life.
     config["limits"] = json!([{"rpm": 10}]);
