@@ -212,10 +212,10 @@ fn keep(file: Option<&Path>) -> io::Result<Kept> {
         Err(error) => {
             tracing::warn!(
                 file = %file.display(), %error,
-                "server.state_file cannot be written: what this process learns of keys and quotas ends with it, and \
-                 limits of a minute count as spent for the first 70 seconds, since nobody knows what an earlier process \
-                 used; make the file and its folder writable for this user, name another file, or set state_file: \"\" to \
-                 keep nothing"
+                "the state file cannot be written: what this process learns of keys and quotas ends with it, and limits of \
+                 a minute count as spent for the first 70 seconds, since nobody knows what an earlier process used; make \
+                 the file and its folder writable for this user, name another one in server.state_file, or set that to \
+                 \"\" to keep nothing"
             );
             // An earlier process may have used quota that nobody vouches for now.
             Ok(Kept { suspect: true, ..Kept::default() })
