@@ -4,7 +4,7 @@
 //! has been through is not in here but in the pool, and survives.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -13,10 +13,12 @@ use keyfleet_core::block::Policy;
 use keyfleet_core::gate::{Breaker, BreakerPolicy, Passage};
 use keyfleet_core::id::{Egress, Host, KeyId, Model, ProjectId};
 use keyfleet_core::quota::rules::Rules;
-use keyfleet_core::select::Lane;
+use keyfleet_core::select::{Lane, NoKey};
+use keyfleet_core::time::Mono;
 use keyfleet_service::clock;
 use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
 use keyfleet_service::target::native_base;
+use parking_lot::Mutex;
 use reqwest::Url;
 
 use crate::limits::Limiter;
@@ -97,6 +99,35 @@ pub(crate) struct ModelLane {
     pub(crate) used: AtomicU64,
     /// It made room for another: nobody gathers its answers any more.
     pub(crate) retired: AtomicBool,
+    pub(crate) refused: LastRefusal,
+}
+
+/// The last refusal of a lane. It has looked at every seat, and holds for whoever asks in the same millisecond: however
+/// many requests a pool refuses that has nothing left, it is looked through a thousand times per second at most.
+#[derive(Debug, Default)]
+pub(crate) struct LastRefusal {
+    /// On the process's clock in ms, so that those who need not know take no lock.
+    at: AtomicU64,
+    last: Mutex<Option<(u64, Option<u64>, NoKey)>>,
+}
+
+impl LastRefusal {
+    /// The refusal of a request with a body of so many bytes, if one holds. `generation` tells when seats came back.
+    pub(crate) fn holds(&self, bytes: Option<u64>, generation: u64, now: Mono) -> Option<NoKey> {
+        if self.at.load(Relaxed) != now.as_ms() {
+            return None;
+        }
+        let (of, refused, no_key) = (*self.last.lock())?;
+        // A smaller body may pass where a larger one does not; one of unknown size counts as the largest.
+        let as_large = bytes.is_none_or(|bytes| refused.is_some_and(|refused| bytes >= refused));
+        (of == generation && as_large).then_some(no_key)
+    }
+
+    /// Keeps a refusal of a request that would have taken any key.
+    pub(crate) fn keep(&self, bytes: Option<u64>, generation: u64, no_key: NoKey, now: Mono) {
+        *self.last.lock() = Some((generation, bytes, no_key));
+        self.at.store(now.as_ms(), Relaxed);
+    }
 }
 
 /// Answers of one seat that have not been reported yet.
@@ -248,11 +279,29 @@ fn egress_name(host: &str, proxy: Option<&Secret>) -> Egress {
 
 #[cfg(test)]
 mod tests {
+    use keyfleet_core::select::Blame;
+
     use super::*;
 
     #[test]
     fn an_egress_is_named_without_the_credentials_of_its_proxy() {
         let proxy = Secret::new("socks5://user:hunter2@10.0.0.1:1080");
         assert_eq!(egress_name("host", Some(&proxy)).as_str(), "socks5://10.0.0.1:1080 -> host");
+    }
+
+    #[test]
+    fn a_refusal_holds_for_a_millisecond_for_bodies_as_large_and_while_no_seat_comes_back() {
+        let last = LastRefusal::default();
+        let no_key = NoKey { blame: Blame::Quota, retry_at: Mono::from_ms(900) };
+        let now = Mono::from_ms(7);
+        assert_eq!(last.holds(None, 1, Mono::from_ms(0)), None, "nothing was refused yet");
+        last.keep(Some(10), 1, no_key, now);
+        assert_eq!(last.holds(Some(10), 1, now), Some(no_key));
+        assert_eq!(last.holds(None, 1, now), Some(no_key));
+        assert_eq!(last.holds(Some(9), 1, now), None, "a smaller body may pass");
+        assert_eq!(last.holds(Some(10), 2, now), None, "a seat has come back");
+        assert_eq!(last.holds(Some(10), 1, Mono::from_ms(8)), None);
+        last.keep(None, 1, no_key, now);
+        assert_eq!(last.holds(Some(10), 1, now), None, "a known size may be small");
     }
 }

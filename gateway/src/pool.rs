@@ -296,8 +296,17 @@ impl Pool {
     ) -> Result<(usize, Probes), NoKey> {
         let same = |seat: usize| Some((seat, lane.lane.seats().get(seat)?.admit(want.bytes, now.mono)?));
         let other = || {
-            let pick = lane.lane.select(want, self.generation.load(Acquire), now.mono);
-            pick.map(|pick| (pick.index, pick.probes))
+            let generation = self.generation.load(Acquire);
+            let would_take_any = want.tried.is_empty() && want.project.is_none();
+            if would_take_any && let Some(refusal) = lane.refused.holds(want.bytes, generation, now.mono) {
+                return Err(refusal);
+            }
+            let pick = lane.lane.select(want, generation, now.mono);
+            pick.map(|pick| (pick.index, pick.probes)).inspect_err(|refusal| {
+                if would_take_any {
+                    lane.refused.keep(want.bytes, generation, *refusal, now.mono);
+                }
+            })
         };
         match again {
             None => other(),

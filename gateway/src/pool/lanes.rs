@@ -13,7 +13,7 @@ use keyfleet_core::select::{FULL_SHARE, Gates, Lane, Seat, name_hash};
 use keyfleet_core::time::Mono;
 
 use super::Pool;
-use crate::live::{Lanes, Live, LiveKey, ModelLane, Tally};
+use crate::live::{Lanes, LastRefusal, Live, LiveKey, ModelLane, Tally};
 
 /// The most models that have a lane at one time.
 const MAX_LANES: usize = 256;
@@ -78,6 +78,7 @@ impl Pool {
             served: AtomicBool::new(false),
             used: AtomicU64::new(now.as_ms()),
             retired: AtomicBool::new(false),
+            refused: LastRefusal::default(),
         }
     }
 

@@ -9,7 +9,8 @@
 //! - For a session (`homes.rs`): the projects in an order of its own, the same in every replica.
 //!
 //! Only a refusal looks at every seat: another thread may be putting seats back just now, and the client is to be told
-//! the soonest time of all. It costs no upstream call, and some ten nanoseconds per seat.
+//! the soonest time of all. It costs no upstream call, and some ten nanoseconds per seat; the gateway keeps it for the
+//! requests of the same millisecond, so that their number costs nothing.
 //!
 //! Time is an argument and the cursor starts at a given seed, so that every choice can be repeated.
 
