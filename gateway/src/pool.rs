@@ -211,6 +211,8 @@ impl Pool {
         let lane = self.lane(live, model, now.mono);
         // Keys whose quota is not there yet; no allocation until there is one.
         let mut passed_over = Vec::new();
+        // Every seat may turn out to be closed once. One that is free again after that is passed over as well.
+        let mut closed = 0;
         let mut again = again;
         loop {
             let all;
@@ -249,9 +251,9 @@ impl Pool {
                         callers_end,
                     });
                 }
-                Err(Lack::Later) => {}
+                Err(Lack::Later) if closed < lane.lane.seats().len() => closed += 1,
                 Err(Lack::Cold) if passed_over.len() >= MOST_COLD => return Err(Refusal::Cold),
-                Err(Lack::Cold | Lack::Room) => passed_over.push(lane.lane.seats()[seat].key),
+                Err(Lack::Cold | Lack::Later | Lack::Room) => passed_over.push(lane.lane.seats()[seat].key),
             }
         }
     }
@@ -276,6 +278,12 @@ impl Pool {
         };
         if probes.any() {
             chosen.return_probes(probes, now);
+            // Where the gate stays closed for longer than that, nothing else keeps its probe from being due again at once.
+            if let Dry::Until(until) | Dry::Large(until) = dry
+                && probes.has(Probes::BUCKET)
+            {
+                chosen.put_probe_off(Probes::BUCKET, until);
+            }
             self.generation.fetch_add(1, AcqRel);
         }
         match dry {

@@ -1,5 +1,6 @@
 //! Bar 2: what the quotas allow is used, and what they forbid is not tried.
 
+mod blocked;
 mod buckets;
 mod day;
 mod minute;
