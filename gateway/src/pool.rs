@@ -209,10 +209,12 @@ impl Pool {
         now: Now,
     ) -> Result<Permit, Refusal> {
         let lane = self.lane(live, model, now.mono);
-        // Keys whose quota is not there yet; no allocation until there is one.
+        // Keys that have no quota for this request; no allocation until there is one.
         let mut passed_over = Vec::new();
         // Every seat may turn out to be closed once. One that is free again after that is passed over as well.
         let mut closed = 0;
+        // Some of them may have it in a moment.
+        let mut cold = false;
         let mut again = again;
         loop {
             let all;
@@ -228,8 +230,8 @@ impl Pool {
                 Err(refusal) => {
                     return Err(match too_large(&lane, &want) {
                         Some(refusal) => Refusal::NoKey(refusal),
-                        None if passed_over.is_empty() => Refusal::NoKey(refusal),
-                        None => Refusal::Cold,
+                        None if cold => Refusal::Cold,
+                        None => Refusal::NoKey(refusal),
                     });
                 }
             };
@@ -253,7 +255,10 @@ impl Pool {
                 }
                 Err(Lack::Later) if closed < lane.lane.seats().len() => closed += 1,
                 Err(Lack::Cold) if passed_over.len() >= MOST_COLD => return Err(Refusal::Cold),
-                Err(Lack::Cold | Lack::Later | Lack::Room) => passed_over.push(lane.lane.seats()[seat].key),
+                Err(lack) => {
+                    cold |= !matches!(lack, Lack::Room);
+                    passed_over.push(lane.lane.seats()[seat].key);
+                }
             }
         }
     }
