@@ -89,8 +89,8 @@ pub(crate) struct Call {
     pub(crate) resources: Vec<Resource>,
     /// Requests with the same value should stay on one project.
     pub(crate) session: Option<u64>,
-    /// It has waited for a lease on its client's limit, and is to wait for no other.
-    pub(crate) waited: bool,
+    /// How long it may wait for leases on the quota of keys.
+    pub(crate) patience: Duration,
     /// The base under which the client reached us, for URLs that are handed to it.
     pub(crate) own_base: String,
 }

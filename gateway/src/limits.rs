@@ -47,29 +47,23 @@ enum Counted {
     Group(u64),
 }
 
-/// A request of a caller that is limited was let in.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Admitted {
-    /// It has waited for a lease.
-    pub(crate) waited: bool,
-}
-
-/// Counts a request of a caller, or says why it may not come in now. Without a limit there is nothing to count.
+/// Counts a request of a caller, or says why it may not come in now. Without a limit there is nothing to count. A request
+/// that was let in may wait for so long for other leases.
 pub(crate) async fn admit(
     live: &Live,
     quota: &pool::Quota,
     caller: &Caller,
     address: Option<IpAddr>,
-) -> Option<Result<Admitted, Empty>> {
+) -> Option<Result<Duration, Empty>> {
     let limiter = live.limiter.as_ref()?;
+    let patience = live.config.quota.lease_wait;
     let Some(slot) = caller.client.and_then(|client| live.allowances.get(client)) else {
-        return Some(limiter.check(address).map(|()| Admitted { waited: false }));
+        return Some(limiter.check(address).map(|()| patience));
     };
     if let Err(refusal) = limiter.spread(&caller.name) {
         return Some(Err(refusal));
     }
-    let waited = quota.admit(slot, live.config.quota.lease_wait).await;
-    Some(waited.map(|waited| Admitted { waited }))
+    Some(quota.admit(slot, patience).await)
 }
 
 impl Limiter {

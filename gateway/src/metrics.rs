@@ -138,7 +138,7 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
         }
         registry.register("owner_lookups", "Owners asked of the store", metrics.lookups.clone());
-        registry.register("lease_waits", "Requests that waited for a lease", metrics.lease_waits.clone());
+        registry.register("lease_waits", "Waits of requests for leases", metrics.lease_waits.clone());
         registry.register(
             "lease_refusals",
             "Draws that found their quota spent",

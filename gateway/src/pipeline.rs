@@ -42,13 +42,12 @@ pub(crate) async fn answer(
     loop {
         let want = course.want(&call, owner);
         let seen = pool.quota.answers();
-        let patient = !course.leased;
+        let patient = !course.patience.is_zero();
         let acquired = pool.acquire(&live, &course.lane, &want, course.again, patient, clock::now());
         let mut permit = match acquired {
             Ok(permit) => permit,
             Err(Refusal::Cold) if patient => {
-                course.leased = true;
-                pool.quota.wait(seen, live.config.quota.lease_wait).await;
+                course.patience = pool.quota.wait(seen, course.patience).await;
                 continue;
             }
             Err(refusal) => match course.refused(refusal.no_key(clock::mono()), server.max_wait, &plan) {

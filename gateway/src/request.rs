@@ -108,7 +108,7 @@ async fn prepare(
     let caller = identify(worker, live, &way.path, &head.headers, query)?;
     trail.client = caller.name.clone();
     trail.usage = (head.method == Method::POST).then(UsageWatch::default);
-    let waited = admit(worker, live, &caller, &head.headers, peer).await?;
+    let patience = admit(worker, live, &caller, &head.headers, peer).await?;
     let kind = match way.surface {
         Surface::Compat => api::openai::kind(&head.method, &way.path),
         Surface::Native => Kind::Other,
@@ -141,7 +141,7 @@ async fn prepare(
         top_p_at: None,
         resources: Vec::new(),
         session: None,
-        waited,
+        patience,
         own_base: own_base(live, &head.headers, peer),
         method: head.method,
     };
@@ -182,21 +182,21 @@ fn identify(
     }
 }
 
-/// Counts the request against the caller's limit. True: it has waited for that.
+/// Counts the request against the caller's limit. What is left of the time that it may wait for leases.
 async fn admit(
     worker: &Worker,
     live: &Live,
     caller: &Caller,
     headers: &HeaderMap,
     peer: Option<IpAddr>,
-) -> Result<bool, Fault> {
+) -> Result<Duration, Fault> {
     let address = peer.map(|peer| client_address(&live.config.server.trusted_proxies, headers, peer));
     let Some(admitted) = limits::admit(live, &worker.app.pool.quota, caller, address).await else {
-        return Ok(false);
+        return Ok(live.config.quota.lease_wait);
     };
     worker.app.metrics.limited(caller.client.is_some(), admitted.is_ok());
     let (message, wait) = match admitted {
-        Ok(admitted) => return Ok(admitted.waited),
+        Ok(patience) => return Ok(patience),
         Err(Empty::Spent(until)) => {
             ("The gateway's own limit for this client is reached.", until.since(clock::mono()))
         }

@@ -34,8 +34,8 @@ pub(super) struct Course {
     /// Requests with the same value stay on one project.
     session: Option<u64>,
     waited: bool,
-    /// It has waited for a lease.
-    pub(super) leased: bool,
+    /// How long it may still wait for leases.
+    pub(super) patience: Duration,
     /// The last upstream error, for when nothing is left to try.
     failed: Option<Box<Failed>>,
     /// Models to fall back to, the next one last.
@@ -52,7 +52,7 @@ impl Course {
             again: None,
             session: call.session,
             waited: false,
-            leased: call.waited,
+            patience: call.patience,
             failed: None,
             fallbacks: fallbacks.into_iter().rev().collect(),
         }

@@ -71,7 +71,7 @@ pub(crate) struct Quota {
     silent: AtomicBool,
     /// How many in a row had none.
     unanswered: AtomicU64,
-    /// Requests that waited for a lease.
+    /// How often a request waited for leases.
     pub(crate) waits: AtomicU64,
     /// Draws that found nothing.
     pub(crate) refusals: AtomicU64,
@@ -219,9 +219,9 @@ impl Quota {
         drawn
     }
 
-    /// Draws the right to one request of a client. For a lease that is not there yet it waits so long at most; true: it
-    /// has waited.
-    pub(crate) async fn admit(&self, slot: &Slot, patience: Duration) -> Result<bool, Empty> {
+    /// Draws the right to one request of a client. For a lease that is not there yet it waits so long at most; what is
+    /// left of that time.
+    pub(crate) async fn admit(&self, slot: &Slot, patience: Duration) -> Result<Duration, Empty> {
         let deadline = clock::mono().plus(patience);
         let mut waited = false;
         loop {
@@ -230,7 +230,7 @@ impl Quota {
             let patient = now < deadline && !self.silent.load(Acquire);
             // What is drawn is spent: from here on it counts, whatever becomes of the request.
             match self.take(slot, 1, patient, now) {
-                Ok(_) => return Ok(waited),
+                Ok(_) => return Ok(deadline.since(now)),
                 Err(Empty::Cold) if patient => {
                     if !std::mem::replace(&mut waited, true) {
                         self.waits.fetch_add(1, Relaxed);
@@ -277,13 +277,15 @@ impl Quota {
         self.answers.load(Acquire)
     }
 
-    /// Waits until another answer about leases is there than the `seen` ones, or for so long.
-    pub(crate) async fn wait(&self, seen: u64, patience: Duration) {
+    /// Waits until another answer about leases is there than the `seen` ones, or for so long; what is left of that time.
+    pub(crate) async fn wait(&self, seen: u64, patience: Duration) -> Duration {
         if self.silent.load(Acquire) {
-            return;
+            return Duration::ZERO;
         }
         self.waits.fetch_add(1, Relaxed);
+        let deadline = clock::mono().plus(patience);
         self.another_answer(seen, patience).await;
+        deadline.since(clock::mono())
     }
 
     async fn another_answer(&self, seen: u64, patience: Duration) {

@@ -3,6 +3,7 @@
 mod blocked;
 mod buckets;
 mod day;
+mod first;
 mod minute;
 mod tokens;
 

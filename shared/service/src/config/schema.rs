@@ -255,7 +255,7 @@ pub struct Quota {
     pub configured: WhenUnleased,
     /// `when_unleased` for limits that were learned from the upstream, default `Open`
     pub learned: WhenUnleased,
-    /// `lease_wait_ms`: how long a request may wait for a lease, once, default 50
+    /// `lease_wait_ms`: how long a request may wait for leases, all together, default 50
     pub lease_wait: Duration,
     /// `max_replicas`: how many gateways share what `Reserve` holds back, default 10
     pub max_replicas: u32,
