@@ -76,10 +76,19 @@ impl Failed {
             Cause::Connect => (StatusCode::BAD_GATEWAY, "The upstream cannot be reached."),
             Cause::BadRequest => (StatusCode::BAD_REQUEST, "The request cannot be sent upstream."),
             Cause::EmptyAnswer => (StatusCode::BAD_GATEWAY, "The upstream answered without content."),
+            Cause::PermitLapsed => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Its quota had lapsed before the request could be sent.")
+            }
             _ => (StatusCode::BAD_GATEWAY, "The upstream broke the connection off."),
         };
         let body = ErrorBody { message: message.to_owned(), ..ErrorBody::default() };
         Box::new(Self { outcome: cause.outcome(), status, body })
+    }
+
+    /// The quota for it was gone before there was a connection: the upstream knows nothing of it, and the key is as good as
+    /// before.
+    pub(crate) fn was_never_sent(&self) -> bool {
+        self.outcome.cause == Cause::PermitLapsed
     }
 
     /// Given up by ourselves: nobody is at fault, and nothing is tried again.

@@ -73,6 +73,9 @@ pub(crate) async fn answer(
         failed.outcome = permit.judge(failed.outcome, now.mono);
         permit.failed(&failed.outcome, &failed.body.stated_limits, now);
         trail.last_cause = Some(failed.outcome.cause);
+        if failed.was_never_sent() {
+            trail.attempts -= 1;
+        }
         worker.app.metrics.attempt_failed(failed.outcome.cause);
         let next = course.next(&mut plan, &call, &permit, failed, now);
         drop(permit);

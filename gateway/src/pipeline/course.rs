@@ -111,6 +111,11 @@ impl Course {
         );
         let repeatable = call.can_repeat() && (call.is_idempotent() || !may_have_been_done);
         let next = plan.next(&failed.outcome, now.mono, fastrand::u32(..));
+        if failed.was_never_sent() {
+            // What an earlier attempt found out says more. The plan bounds how often this happens.
+            self.failed.get_or_insert(failed);
+            return if repeatable { next } else { Next::GiveUp };
+        }
         self.again = match (next, self.again) {
             (Next::SameKey(_), _) => Some(Again::First(permit.seat)),
             (Next::AnotherKeyAfter(_), _) => Some(Again::Last(permit.seat)),
@@ -156,7 +161,7 @@ impl Course {
                 }
                 match own {
                     // Keys that do not work are not the caller's business: it is not its 400, 401 or 403.
-                    Some((_, own)) if is_about_keys(&failed) => own,
+                    Some((_, own)) if is_about_keys(&failed) || failed.was_never_sent() => own,
                     // Its Retry-After would not help.
                     Some((Blame::Large(_), own)) => own,
                     // Nor is the place that we call from: its 400 would be ours.

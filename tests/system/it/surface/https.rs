@@ -1,22 +1,28 @@
 //! An upstream as the real one is reached: HTTPS, and HTTP/2 by ALPN.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use keyfleet_simulator::{Action, Latency, Nth, Rule, World};
-use keyfleet_tests::{Gateway, GatewayOptions, Sim, eventually, read};
+use keyfleet_tests::{Gateway, GatewayOptions, Link, Sim, eventually, read};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use super::{MODEL, SOON, calls};
 
 /// A gateway that trusts the certificate of this upstream and no other, which lies in the folder.
 async fn trusting(sim: &Sim) -> (Gateway, TempDir) {
+    trusting_with(sim, sim.config()).await
+}
+
+async fn trusting_with(sim: &Sim, config: Value) -> (Gateway, TempDir) {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("trusted.pem");
     std::fs::write(&file, sim.certificate()).expect("the certificate is written");
-    let mut options = GatewayOptions::new(sim.config());
+    let mut options = GatewayOptions::new(config);
     options.env.push(("SSL_CERT_FILE".into(), file.display().to_string()));
     (Gateway::start_with(options).await, folder)
 }
@@ -90,4 +96,34 @@ async fn a_certificate_that_nobody_vouches_for_is_the_fault_of_the_way_out() {
     assert!(calls(&sim).is_empty(), "something was sent");
     let health = client.get("/health/detailed").await.expect("an answer").json();
     assert_eq!(health["keys_by_state"], json!({"perfect": 6}), "{health}");
+}
+
+/// What was drawn for a request counts as used when there is at last a connection for it, and no more can be had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_quota_lapses_while_it_connects_is_told_when_to_come_back() {
+    /// Longer than a permit may wait to be used.
+    const LATE: Duration = Duration::from_secs(1);
+    let sim = Sim::start(https(1)).await;
+    let port = sim.url().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let link = Link::to(port).await;
+    link.swallow();
+    let mut config = sim.config();
+    config["groups"][0]["target_url"] = json!(format!("https://127.0.0.1:{}/v1beta/openai/", link.port()));
+    config["limits"] = json!([{"rpm": 1}]);
+    config["quota"]["lease_wait_ms"] = json!(2_000);
+    let (gateway, _folder) = trusting_with(&sim, config).await;
+    let mut requests = JoinSet::new();
+    requests.spawn(gateway.client().chat(MODEL, false));
+    requests.spawn(gateway.client().chat(MODEL, false));
+    // This one had no quota; the other one waits for its connection.
+    let first = requests.join_next().await;
+    tokio::time::sleep(LATE).await;
+    link.heal();
+    for ended in [first, requests.join_next().await] {
+        let answer = ended.expect("a request").expect("it ends").expect("an answer");
+        assert_eq!((answer.status, answer.header("x-keyfleet-attempts")), (429, "0"), "{}", answer.text);
+        let seconds: u64 = answer.header("retry-after").parse().expect("when to come back");
+        assert!((30..=62).contains(&seconds), "{seconds}");
+    }
+    assert!(calls(&sim).iter().all(|call| call.status != 200), "it was sent without quota");
 }

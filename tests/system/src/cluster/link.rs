@@ -31,7 +31,8 @@ enum State {
 }
 
 impl Link {
-    pub(super) async fn to(port: u16) -> Self {
+    /// A proxy in front of this port.
+    pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for the link");
         let address = listener.local_addr().expect("its address");
         let (state, watched) = watch::channel(State::Open(Duration::ZERO));
@@ -40,7 +41,8 @@ impl Link {
         Self { address, server, state, task }
     }
 
-    pub(super) fn port(&self) -> u16 {
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
         self.address.port()
     }
 
