@@ -19,6 +19,9 @@ use crate::redact::{redact, redact_json};
 /// Clients that retry by themselves give up on longer waits.
 const HOPELESS: Duration = Duration::from_mins(2);
 
+/// The longest name of a kind of error; Google's own are half as long.
+const LONGEST_WORD: usize = 64;
+
 /// An answer that is an error.
 #[derive(Debug, Clone)]
 pub(crate) struct Fault {
@@ -60,7 +63,8 @@ impl Fault {
                 _ => format!("The upstream answered {status} without an explanation."),
             };
         }
-        if !body.status.is_empty() {
+        // It is shown and logged, and upstreams that are not Google's put anything there.
+        if is_word(&body.status) && redact(&body.status, live) == body.status {
             fault.code.clone_from(&body.status);
         }
         fault.details = body.details.as_ref().and_then(|error| error.get("details")).cloned();
@@ -190,6 +194,11 @@ impl Fault {
     }
 }
 
+/// Whether it can be the name of a kind of error.
+fn is_word(text: &str) -> bool {
+    (1..=LONGEST_WORD).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
 fn google_code(status: StatusCode) -> &'static str {
     match status.as_u16() {
         401 => "UNAUTHENTICATED",
@@ -261,6 +270,16 @@ mod tests {
             (400, &"false".parse().unwrap())
         );
         assert!(!answer.headers().contains_key("retry-after"));
+    }
+
+    #[test]
+    fn a_kind_of_error_is_a_word() {
+        for word in ["RESOURCE_EXHAUSTED", "invalid_request", &"x".repeat(LONGEST_WORD)] {
+            assert!(is_word(word), "{word}");
+        }
+        for none in ["", "not found", "a-b", "é", "a\"b", "a\r\nb", &"x".repeat(LONGEST_WORD + 1)] {
+            assert!(!is_word(none), "{none}");
+        }
     }
 
     #[test]

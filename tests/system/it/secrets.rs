@@ -60,6 +60,8 @@ fn echoes(secrets: &[String]) -> Vec<Option<Rule>> {
         [
             status(400, body(400, "INVALID_ARGUMENT")),
             status(400, format!("[{}]", body(400, "INVALID_ARGUMENT"))),
+            status(400, body(400, &secrets[1])),
+            status(400, json!({"error": {"code": secrets[1], "message": "x"}}).to_string()),
             status(404, body(404, "NOT_FOUND")),
             status(404, format!("<html>{all}</html>")),
             status(500, body(500, "INTERNAL")),
