@@ -9,7 +9,8 @@ use keyfleet_core::state::Table;
 use keyfleet_service::clock;
 
 use crate::answer::Answer;
-use crate::call::{Call, Kind};
+use crate::api::interactions;
+use crate::call::{Call, Kind, Surface};
 use crate::pool::{self, Permit};
 use crate::{Worker, skim, upload};
 
@@ -47,7 +48,7 @@ pub(super) fn shown(call: &Call, answer: &Answer, permit: &Permit) -> Vec<Owned>
     let found = skim::skim(&answer.begun);
     let text = |at: std::ops::Range<usize>| std::str::from_utf8(&answer.begun[at]).ok();
     let mut names: Vec<String> = Vec::new();
-    if !call.path.contains("interactions") {
+    if call.surface != Surface::Native || !interactions::has_path(&call.path) {
         // All of an interaction but its id may be the model's own words.
         names.extend(found.references.into_iter().filter_map(text).map(str::to_owned));
         names.extend(pool::operation(&answer.begun));

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use keyfleet_simulator::World;
+use keyfleet_simulator::{Action, Rule, World};
 use keyfleet_tests::{Answer, Client, Gateway, Sim, read};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -254,4 +254,28 @@ async fn a_video_is_waited_for_where_it_is_made() {
         assert!(get(&client, path).await.text.contains("ftyp"));
         assert_eq!(projects(&calls(&sim)).len(), 1, "{:?}", projects(&calls(&sim)));
     }
+}
+
+/// A store may be called anything, interactions as well: the work on it is found again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_into_a_store_called_interactions_is_asked_for_where_it_runs() {
+    let sim = Sim::start(World::pool(6, 1)).await;
+    let gateway = Gateway::start(sim.config()).await;
+    let client = gateway.client();
+    let store = "fileSearchStores/my-interactions-x1";
+    let operation = format!("{store}/operations/import-1");
+    let begun = Action::Status {
+        status: 200,
+        body: json!({"name": operation}).to_string(),
+        headers: Vec::new(),
+        content_type: Some("application/json".into()),
+    };
+    sim.rules(vec![Rule::new(begun).path("my-interactions-x1")]);
+    let session = |name: usize| Session { client: &client, name: format!("session {name}") };
+    session(0).send(Method::POST, &format!("/v1beta/{store}:importFile"), json!({})).await;
+    for name in 0..POLLS {
+        session(name).send(Method::GET, &format!("/v1beta/{operation}"), Value::Null).await;
+    }
+    let (calls, used) = (calls(&sim), projects(&calls(&sim)));
+    assert_eq!((calls.len(), used.len()), (1 + POLLS, 1), "{used:?}");
 }
