@@ -148,6 +148,14 @@ impl Expected {
 }
 
 impl Expected {
+    /// Whether it tells of tokens that were spent for it, and not before.
+    pub(crate) fn spends(self) -> bool {
+        match self {
+            Self::Answer | Self::Elements | Self::Interaction | Self::Embeddings | Self::Result => true,
+            Self::KnownInteraction | Self::Other | Self::Content => false,
+        }
+    }
+
     /// How little may come.
     fn least(self) -> Least {
         match self {

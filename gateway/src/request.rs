@@ -15,6 +15,7 @@ use keyfleet_service::clock;
 use keyfleet_service::config::{IpNet, SessionAffinity};
 use std::hash::{BuildHasher as _, Hasher as _};
 
+use crate::answer::Expected;
 use crate::api::{self, Way};
 use crate::auth::{self, Caller};
 use crate::budget::{self, Limits};
@@ -107,7 +108,6 @@ async fn prepare(
     let query = head.uri.query().unwrap_or_default();
     let caller = identify(worker, live, &way.path, &head.headers, query)?;
     trail.client = caller.name.clone();
-    trail.usage = (head.method == Method::POST).then(UsageWatch::default);
     let patience = admit(worker, live, &caller, &head.headers, peer).await?;
     let kind = match way.surface {
         Surface::Compat => api::openai::kind(&head.method, &way.path),
@@ -154,6 +154,7 @@ async fn prepare(
     trail.model.clear();
     trail.model.push_str(call.model.as_str());
     trail.stream = call.stream;
+    trail.usage = Expected::of(&call).spends().then(UsageWatch::default);
     Ok(call)
 }
 

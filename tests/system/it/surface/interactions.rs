@@ -1,6 +1,6 @@
 //! Interactions: what they spend, and whose they are.
 
-use keyfleet_simulator::World;
+use keyfleet_simulator::{Action, Rule, World};
 use keyfleet_tests::{Answer, Gateway, Sim, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -48,9 +48,19 @@ async fn their_tokens_are_counted_once() {
         let path = format!("{PATH}/{}", made["id"].as_str().expect("an id"));
         let found = ask(&gateway, Method::GET, &path, &Value::Null).await;
         assert!(found.status == 200 && found.text.contains("total_input_tokens"), "{}", found.text);
+        // Nor does an answer to what is done with it, which may be the interaction again.
+        let cancelled = Action::Status {
+            status: 200,
+            body: found.text.clone(),
+            headers: Vec::new(),
+            content_type: Some("application/json".into()),
+        };
+        sim.rules(vec![Rule::new(cancelled).path("/cancel")]);
+        let again = ask(&gateway, Method::POST, &format!("{path}/cancel"), &json!({})).await;
+        assert_eq!(again.text, found.text);
         let line = format!("{} interactions were looked at", if stream { "two" } else { "one" });
         let served = r#"keyfleet_requests_total{surface="gemini",status="200"}"#;
-        let requests = if stream { 4.0 } else { 2.0 };
+        let requests = if stream { 6.0 } else { 3.0 };
         eventually(&line, SOON, || async { (gateway.metric(served).await == Some(requests)).then_some(()) })
             .await;
         assert_eq!(tokens(&gateway).await, counted);
