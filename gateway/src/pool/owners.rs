@@ -58,14 +58,28 @@ impl Owners {
             return None;
         }
         let owners = self.0.lock();
-        let known = resources.iter().find_map(|resource| owners.get(resource));
-        known.filter(|(_, until)| *until > now).map(|(project, _)| project.clone())
+        let known = resources.iter().filter_map(|resource| owners.get(resource));
+        known.filter(|(_, until)| *until > now).map(|(project, _)| project.clone()).next()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_owner_that_is_no_longer_known_hides_no_other() {
+        let owners = Owners::default();
+        for (name, ttl_ms) in [("files/old", 10), ("files/new", 1_000)] {
+            let (resource, project) = (Resource::new(name), ProjectId::new(name));
+            owners.insert(&Owned { resource, project, ttl_ms }, Mono::from_ms(0));
+        }
+        let both = ["files/old", "files/new"].map(Resource::new);
+        let at = |ms| owners.of(&both, Mono::from_ms(ms)).map(|project| project.as_str().to_owned());
+        assert_eq!(at(9).as_deref(), Some("files/old"));
+        assert_eq!(at(10).as_deref(), Some("files/new"));
+        assert_eq!(at(1_000), None);
+    }
 
     #[test]
     fn what_paths_and_answers_name() {
