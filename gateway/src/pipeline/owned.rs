@@ -21,18 +21,29 @@ const OTHER_TTL: Duration = Duration::from_hours(336);
 /// Of the resources that a request refers to, so many are looked up.
 const MOST_LOOKED_UP: usize = 4;
 
-/// Asks the store once for an owner that this replica has not heard of: the only question on a request's way.
+/// Asks the store, once in a while, for an owner that this replica has not heard of: the only question on a request's way.
 pub(super) async fn look_up(worker: &Worker, resources: &[Resource]) -> Option<ProjectId> {
     let app = &worker.app;
     for resource in resources.iter().take(MOST_LOOKED_UP) {
+        let owners = &app.pool.owners;
+        if !owners.may_ask(resource, clock::mono()) {
+            continue;
+        }
         app.metrics.looked_up();
-        let found = app.fabric.store.get(Table::Owners, resource.as_str()).await;
-        let found = found.inspect_err(|error| tracing::debug!(%error, "an owner cannot be looked up"));
-        if let Some((project, ttl_ms)) = found.ok()?.and_then(|value| read_owner(&value, clock::utc())) {
+        let found = match app.fabric.store.get(Table::Owners, resource.as_str()).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "an owner cannot be looked up");
+                owners.store_failed(clock::mono());
+                return None;
+            }
+        };
+        if let Some((project, ttl_ms)) = found.and_then(|value| read_owner(&value, clock::utc())) {
             let owned = Owned { resource: resource.clone(), project: project.clone(), ttl_ms };
-            app.pool.owners.insert(&owned, clock::mono());
+            owners.insert(&owned, clock::mono());
             return Some(project);
         }
+        owners.missed(resource, clock::mono());
     }
     None
 }

@@ -1,6 +1,7 @@
 //! Which project owns what clients have stored upstream, so that a request that refers to it goes there.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
 
 use keyfleet_core::id::{ProjectId, Resource};
@@ -35,14 +36,28 @@ pub(crate) fn operation(answer: &[u8]) -> Option<String> {
     std::str::from_utf8(name).ok().filter(|_| end > 0).map(str::to_owned)
 }
 
+/// What the store knows no owner of is not asked for again before this time: it was made outside of Keyfleet, and is
+/// referred to again and again.
+const MISSED: Duration = Duration::from_secs(10);
+/// So many such resources are remembered; of more, the store is asked each time.
+const MOST_MISSED: usize = 10_000;
+/// A store that did not answer is asked nothing for so long: each question would hold its request.
+const STORE_RESTS: Duration = Duration::from_secs(1);
+
 /// Owners by resource.
 #[derive(Default)]
-pub(crate) struct Owners(Mutex<HashMap<Resource, (ProjectId, Mono)>>);
+pub(crate) struct Owners {
+    known: Mutex<HashMap<Resource, (ProjectId, Mono)>>,
+    /// Until when there is no use in asking the store for these.
+    missed: Mutex<HashMap<Resource, Mono>>,
+    /// Until when there is none in asking it for anything, in ms.
+    store_rests: AtomicU64,
+}
 
 impl Owners {
     /// Notes an owner.
     pub(crate) fn insert(&self, owned: &Owned, now: Mono) {
-        let mut owners = self.0.lock();
+        let mut owners = self.known.lock();
         if owners.len() >= MAX_ENTRIES {
             owners.retain(|_, (_, until)| *until > now);
         }
@@ -57,9 +72,31 @@ impl Owners {
         if resources.is_empty() {
             return None;
         }
-        let owners = self.0.lock();
+        let owners = self.known.lock();
         let known = resources.iter().filter_map(|resource| owners.get(resource));
         known.filter(|(_, until)| *until > now).map(|(project, _)| project.clone()).next()
+    }
+
+    /// Whether the store may be asked for the owner of this.
+    pub(crate) fn may_ask(&self, resource: &Resource, now: Mono) -> bool {
+        now.as_ms() >= self.store_rests.load(Acquire)
+            && self.missed.lock().get(resource).is_none_or(|until| *until <= now)
+    }
+
+    /// The store knows no owner of this.
+    pub(crate) fn missed(&self, resource: &Resource, now: Mono) {
+        let mut missed = self.missed.lock();
+        if missed.len() >= MOST_MISSED {
+            missed.retain(|_, until| *until > now);
+        }
+        if missed.len() < MOST_MISSED {
+            missed.insert(resource.clone(), now.plus(MISSED));
+        }
+    }
+
+    /// The store did not answer.
+    pub(crate) fn store_failed(&self, now: Mono) {
+        self.store_rests.store(now.plus(STORE_RESTS).as_ms(), Release);
     }
 }
 
@@ -79,6 +116,23 @@ mod tests {
         assert_eq!(at(9).as_deref(), Some("files/old"));
         assert_eq!(at(10).as_deref(), Some("files/new"));
         assert_eq!(at(1_000), None);
+    }
+
+    #[test]
+    fn the_store_is_not_asked_in_vain() {
+        let owners = Owners::default();
+        let (one, other) = (Resource::new("files/one"), Resource::new("files/other"));
+        let may = |ms| [&one, &other].map(|resource| owners.may_ask(resource, Mono::from_ms(ms)));
+        owners.missed(&one, Mono::from_ms(0));
+        assert_eq!([may(9_999), may(10_000)], [[false, true], [true, true]]);
+        owners.store_failed(Mono::from_ms(20_000));
+        assert_eq!([may(20_999), may(21_000)], [[false, false], [true, true]]);
+        for number in 0..2 * MOST_MISSED {
+            owners.missed(&Resource::new(format!("files/{number}")), Mono::from_ms(30_000));
+        }
+        assert_eq!(owners.missed.lock().len(), MOST_MISSED);
+        owners.missed(&one, Mono::from_ms(40_000));
+        assert_eq!(may(40_000), [false, true], "there is room again");
     }
 
     #[test]

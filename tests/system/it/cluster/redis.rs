@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use keyfleet_simulator::World;
 use keyfleet_tests::{Cluster, ClusterOptions, Crowd, Part, Tally, eventually};
+use serde_json::json;
 
 use super::{MODEL, SOON, assert_kept_to, chat, limited, take_all, used};
 
@@ -94,4 +95,25 @@ async fn whose_copy_has_everything_is_believed() {
     assert!(!cluster.coordinator_logs().contains(DOUBT), "nothing was lost, and yet it is suspected");
     take_all(cluster.front(), Duration::from_secs(2)).await;
     assert_kept_to(&cluster, 60);
+}
+
+/// A request that names what no gateway has heard of waits for an answer about it; the next ones do not wait as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_is_away_is_not_asked_for_owners_by_every_request() {
+    let mut cluster = Cluster::start(World::pool(2, 1), ClusterOptions::new(json!({})).gateways(1)).await;
+    let gateway = cluster.gateway(0);
+    let lookups = async || {
+        let text = gateway.get("/metrics").await.expect("an answer").text;
+        let figure = text.lines().find_map(|line| line.strip_prefix("keyfleet_owner_lookups_total "));
+        figure.and_then(|figure| figure.parse::<u64>().ok()).expect("a figure")
+    };
+    let ask = async |name: String| gateway.get(&format!("/v1beta/files/{name}")).await.expect("an answer");
+    ask("known-to-nobody".to_owned()).await;
+    assert_eq!(lookups().await, 1);
+    cluster.kill(Part::Redis);
+    for number in 0..20 {
+        ask(format!("known-to-nobody-{number}")).await;
+    }
+    let asked = lookups().await - 1;
+    assert!((1..=5).contains(&asked), "{asked} of 20");
 }
