@@ -185,7 +185,7 @@ impl Relay {
     fn upstream_failed(&mut self, body: ErrorBody) {
         let failed = answer::inside_success(body);
         let now = clock::now();
-        self.permit.failed(&self.permit.judge(failed.outcome, now.mono), &[], now);
+        self.permit.failed(&self.permit.judge(failed.outcome, now.mono), &failed.body.stated_limits, now);
         self.fail(&Fault::upstream(failed.status, &failed.body, &self.permit.live.clone()));
     }
 

@@ -1,7 +1,9 @@
 //! Errors that come with a 200, wherever a client would take one for success.
 
+use std::time::Duration;
+
 use keyfleet_simulator::{Action, Rule, World};
-use keyfleet_tests::{Answer, Client, Gateway, Sim, read};
+use keyfleet_tests::{Answer, Client, Gateway, Sim, eventually, read};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -361,4 +363,31 @@ async fn a_streamed_interaction_is_continued_where_it_was_made() {
         let calls = calls(&sim);
         assert_eq!((calls.len(), &calls[0].project), (2, &calls[1].project), "interaction {at}");
     }
+}
+
+/// A limit is kept to from then on, wherever it was told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_is_told_in_a_stream_is_kept_to() {
+    let sim = Sim::start(World::pool(1, 1)).await;
+    let mut config = sim.config();
+    config["quota"]["when_unleased"] = json!("closed");
+    let gateway = Gateway::start(config).await;
+    let mut error = google(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota.");
+    error["error"]["details"] = json!([
+        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [
+            {"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier", "quotaValue": "2"}]},
+        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"},
+    ]);
+    let chunk = json!({"choices": [{"index": 0, "delta": {"content": "a"}}]});
+    sim.rules(vec![events_body(format!("data: {chunk}\n\ndata: {error}\n\n")).times(1)]);
+    let answer = Form::ChatEvents.ask(&gateway).await;
+    assert!(answer.status == 200 && answer.text.contains("RESOURCE_EXHAUSTED"), "{}", answer.text);
+    // The upstream has none here, and asks for no more than a moment.
+    eventually("a minute is over", Duration::from_secs(15), || async {
+        let answer = Form::ChatEvents.ask(&gateway).await;
+        let wait: u64 = answer.header("retry-after").parse().unwrap_or_default();
+        (answer.status == 429 && wait > 10).then_some(())
+    })
+    .await;
+    assert!(calls(&sim).len() <= 1 + 2, "{} calls", calls(&sim).len());
 }
