@@ -224,7 +224,7 @@ pub async fn run(
 
     let patience = config.borrow().server.drain_timeout;
     let ended = serve::close(workers);
-    drain(ended, patience, &app.hard).await;
+    drain(ended, patience, &app).await;
     stop_sync.cancel();
     for task in ops.into_iter().chain([sync]) {
         // A panic in it would have ended the process.
@@ -234,7 +234,7 @@ pub async fn run(
 }
 
 /// Waits for the workers, at first patiently. Those that do not end are left behind, for the process to end with.
-async fn drain(workers: Vec<std::thread::JoinHandle<()>>, patience: Duration, hard: &CancellationToken) {
+async fn drain(workers: Vec<std::thread::JoinHandle<()>>, patience: Duration, app: &App) {
     // Not on the runtime's blocking pool: its end would wait for them, however long they take.
     let (tell, mut ended) = tokio::sync::oneshot::channel::<()>();
     let waiter = std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
@@ -248,14 +248,19 @@ async fn drain(workers: Vec<std::thread::JoinHandle<()>>, patience: Duration, ha
         tracing::warn!(%error, "no thread to wait for connections with: they end now");
     }
     if tokio::time::timeout(patience, &mut ended).await.is_ok() {
-        hard.cancel();
+        app.hard.cancel();
         return;
     }
-    tracing::warn!(
-        seconds = patience.as_secs(),
-        "the drain time is over: what still runs is ended with an error"
-    );
-    hard.cancel();
+    // Without requests, what is left are idle connections, which get a moment of their own to end.
+    let requests = app.metrics.in_flight();
+    if requests > 0 {
+        tracing::warn!(
+            requests,
+            seconds = patience.as_secs(),
+            "the drain time is over: what still runs is ended with an error"
+        );
+    }
+    app.hard.cancel();
     if tokio::time::timeout(FAREWELL, &mut ended).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }

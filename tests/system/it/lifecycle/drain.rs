@@ -128,6 +128,29 @@ async fn an_idle_gateway_ends_at_once() {
     assert!(asked.elapsed() < Duration::from_secs(4), "an idle connection kept it for {:?}", asked.elapsed());
 }
 
+/// Idle connections are given a moment to end, which may be longer than the drain is to take: that is nobody's loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_drain_is_only_complained_about_if_a_request_is_lost() {
+    for busy in [false, true] {
+        let sim = slow(ENDLESS).await;
+        let mut config = sim.config();
+        config["server"]["drain_timeout_secs"] = json!(0);
+        let mut gateway = Gateway::start(config).await;
+        // Its connection stays open, idle.
+        let client = gateway.client();
+        assert_eq!(client.get("/health").await.expect("an answer").status, 200);
+        let stream = if busy {
+            Some(Stream::open(&gateway, "/v1/chat/completions", &chat(true)).await)
+        } else {
+            None
+        };
+        gateway.signal("TERM");
+        assert_eq!(gateway.exit().await.code(), Some(0));
+        assert_eq!(gateway.logs().contains("the drain time is over"), busy, "{}", gateway.logs());
+        drop(stream);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_ends_the_process_at_once() {
     let sim = slow(ENDLESS).await;
