@@ -11,6 +11,8 @@
 //! 4. [`retry`] says what this request does next, and [`select`] which key it does it with.
 //! 5. [`ledger`] is the coordinator's view: it folds what replicas report ([`message`]) into decisions for all of them.
 //!
+//! [`trace`] is how a request is recognised in what it led to.
+//!
 //! [`trust`] says whether a leader may believe what an earlier one stored.
 //!
 //! State stands at the unit to which the upstream counts it: quota at a project and model, credentials at a key,
@@ -29,4 +31,5 @@ pub mod retry;
 pub mod select;
 pub mod state;
 pub mod time;
+pub mod trace;
 pub mod trust;
