@@ -61,6 +61,7 @@ pub(crate) async fn answer(
         };
         trail.attempt(&permit);
         permit.callers_end = call.server_timeout().map(|time| clock::mono().plus(time));
+        permit.trace = trail.trace;
         let mut failed = match attempt(worker, &permit, &mut call, &course.model, plan.deadline()).await {
             Ok(answer) => {
                 let shown = owned::shown(&call, &answer, &permit);

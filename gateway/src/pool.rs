@@ -34,7 +34,7 @@ pub(crate) use owners::{Owners, is_combined, named, operation};
 pub(crate) use permit::Permit;
 use quota::Spend;
 pub(crate) use quota::{Dry, LEASE_RETRY, Quota};
-pub(crate) use reports::Reports;
+pub(crate) use reports::{Reports, Taken};
 use trial::{Lack, Trial};
 
 /// How many failed attempts are kept for people to look at.
@@ -239,7 +239,7 @@ impl Pool {
             match self.equip(live, &lane, seat, probes, want.bytes, patient, now.mono) {
                 Ok((trial, spend)) => {
                     let (pool, live, bytes) = (self.clone(), live.clone(), want.bytes);
-                    let (begun, callers_end) = (None, None);
+                    let (begun, callers_end, trace) = (None, None, None);
                     return Ok(Permit {
                         pool,
                         live,
@@ -251,6 +251,7 @@ impl Pool {
                         begun,
                         spend,
                         callers_end,
+                        trace,
                     });
                 }
                 Err(Lack::Later) if closed < lane.lane.seats().len() => closed += 1,

@@ -26,7 +26,7 @@ use crate::live::Live;
 use crate::pool::{LEASE_RETRY, is_combined};
 use crate::skim::{self, Skim};
 use crate::sse::UsageWatch;
-use crate::trail::Trail;
+use crate::trail::{self, Trail};
 use crate::{Worker, heartbeat, pipeline, upload, upstream};
 
 /// The longest request id that is taken over from a client.
@@ -42,6 +42,7 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Response {
     let live = worker.app.pool.live();
     let mut trail = Trail::new(worker.app.clone(), request_id(request.headers()));
+    trail.trace = trail::parent(request.headers());
     if request.method() == Method::OPTIONS {
         return allowed(trail);
     }

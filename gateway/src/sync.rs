@@ -14,6 +14,7 @@ use keyfleet_service::clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::App;
+use crate::pool::Taken;
 
 /// How often answers are reported; failures go at once.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -186,11 +187,11 @@ impl Reporting {
     /// The report to send now.
     fn next(&mut self, app: &App) -> Option<Report> {
         if self.under_way.is_none() {
-            let records = app.pool.reports.take();
+            let Taken { records, traces } = app.pool.reports.take();
             if records.is_empty() {
                 return None;
             }
-            let report = Report { replica: app.replica.clone(), seq: self.seq + 1, records };
+            let report = Report { replica: app.replica.clone(), seq: self.seq + 1, records, traces };
             self.under_way = Some(report);
         }
         self.under_way.clone()

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use keyfleet_core::id::KeyId;
 use keyfleet_core::outcome::Cause;
+use keyfleet_core::trace::{self, TraceParent};
 use keyfleet_service::clock;
 use keyfleet_service::logging::Line;
 
@@ -20,6 +21,8 @@ use crate::sse::{Usage, UsageWatch};
 pub(crate) struct Trail {
     app: Arc<App>,
     pub(crate) id: String,
+    /// The step of its client's trace that it is, if the client says.
+    pub(crate) trace: Option<TraceParent>,
     pub(crate) client: Arc<str>,
     pub(crate) surface: Surface,
     pub(crate) path: String,
@@ -46,6 +49,7 @@ impl Trail {
         Self {
             app,
             id,
+            trace: None,
             client: Arc::from(""),
             surface: Surface::Compat,
             path: String::new(),
@@ -111,6 +115,7 @@ impl Trail {
         self.app.log.write(Box::new(Ended {
             app: self.app.clone(),
             id: std::mem::take(&mut self.id),
+            trace: self.trace,
             client: self.client.clone(),
             surface: self.surface,
             path: std::mem::take(&mut self.path),
@@ -136,6 +141,7 @@ impl Trail {
 struct Ended {
     app: Arc<App>,
     id: String,
+    trace: Option<TraceParent>,
     client: Arc<str>,
     surface: Surface,
     path: String,
@@ -190,6 +196,9 @@ impl Ended {
             line.push_str(" client_gone");
         }
         let _ = write!(line, " {:.1}ms id={}", self.took.as_secs_f64() * 1000.0, self.clean(&self.id));
+        if let Some(trace) = self.trace {
+            let _ = write!(line, " trace_id={}", trace.trace_id());
+        }
         line.replace(char::is_control, "?")
     }
 
@@ -198,6 +207,9 @@ impl Ended {
         let mut line = String::with_capacity(512);
         let _ = write!(line, r#"{{"time_ms":{},"level":"INFO","message":"request","id":"#, self.at_ms);
         quote(&mut line, &self.clean(&self.id));
+        if let Some(trace) = self.trace {
+            let _ = write!(line, r#","trace_id":"{}""#, trace.trace_id());
+        }
         for (name, value) in [
             ("client", &*self.client),
             ("surface", self.surface.as_str()),
@@ -231,6 +243,13 @@ impl Ended {
         let _ = write!(line, r#""duration_ms":{}.{:03}}}"#, took.as_millis(), took.subsec_micros() % 1_000);
         line
     }
+}
+
+/// The one `traceparent` of a request. Two contradict each other.
+pub(crate) fn parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut given = headers.get_all(trace::HEADER).iter();
+    let only = given.next().filter(|_| given.next().is_none())?;
+    TraceParent::parse(only.to_str().ok()?)
 }
 
 /// What nginx calls 499: the client went away before there was an answer.
@@ -271,6 +290,27 @@ fn quote(line: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
+    #[test]
+    fn a_request_is_part_of_one_trace_or_none() {
+        let trace = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("traceparent", value.parse().unwrap());
+            }
+            super::parent(&headers).map(|parent| parent.to_string())
+        };
+        let (one, other) = (
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4737-00f067aa0ba902b7-01",
+        );
+        assert_eq!(trace(&[one]).as_deref(), Some(one));
+        for given in [&[] as &[&str], &[one, other], &[one, one], &["ours"], &["00-\u{e9}"]] {
+            assert_eq!(trace(given), None, "{given:?}");
+        }
+    }
+
     #[test]
     fn names_cannot_break_out_of_their_line() {
         let mut line = String::new();

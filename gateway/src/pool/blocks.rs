@@ -63,6 +63,8 @@ impl Pool {
             let until = now.mono.plus(ttl);
             let blocked = Blocked { cause: hint.cause, until, probe: None, decided: false };
             self.close(&hint.subject, blocked, None, now.mono);
+            let trace_id = hint.trace.map(|trace| tracing::field::display(trace.trace_id()));
+            tracing::debug!(cause = hint.cause.as_str(), trace_id, "another replica's hint is heeded");
         }
     }
 

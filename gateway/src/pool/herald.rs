@@ -10,6 +10,7 @@ use keyfleet_core::id::ReplicaId;
 use keyfleet_core::message::{Hint, Subject};
 use keyfleet_core::outcome::Cause;
 use keyfleet_core::time::Mono;
+use keyfleet_core::trace::TraceParent;
 use keyfleet_fabric::bus::GatewayBus;
 use parking_lot::Mutex;
 
@@ -34,8 +35,15 @@ impl Herald {
         Self { bus, replica, told: Mutex::default() }
     }
 
-    /// Tells the others that a subject is closed until then.
-    pub(super) fn tell(&self, subject: &Subject, cause: Cause, until: Mono, now: Mono) {
+    /// Tells the others that a subject is closed until then, and which request has found it so.
+    pub(super) fn tell(
+        &self,
+        subject: &Subject,
+        cause: Cause,
+        until: Mono,
+        trace: Option<TraceParent>,
+        now: Mono,
+    ) {
         let mut told = self.told.lock();
         if told.get(subject).is_some_and(|at| now.since(*at) < EVERY) {
             return;
@@ -49,7 +57,7 @@ impl Herald {
         drop(told);
         let ttl_ms = u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX);
         let (replica, subject) = (self.replica.clone(), subject.clone());
-        self.bus.hint(&Hint { replica, subject, cause, ttl_ms, age_ms: 0 });
+        self.bus.hint(&Hint { replica, subject, cause, ttl_ms, age_ms: 0, trace });
     }
 
     /// For how long a hint is believed; our own come back and are not.

@@ -11,6 +11,7 @@ use keyfleet_core::message::{Record, Subject};
 use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope};
 use keyfleet_core::select::{Probes, Seat};
 use keyfleet_core::time::{Mono, Now};
+use keyfleet_core::trace::TraceParent;
 use keyfleet_service::clock;
 
 use super::quota::Spend;
@@ -44,6 +45,8 @@ pub(crate) struct Permit {
     pub(super) spend: Spend,
     /// When the caller's own limit for the upstream ends, if it set one.
     pub(crate) callers_end: Option<Mono>,
+    /// The step of its client's trace that the request is, for what follows from a failure.
+    pub(crate) trace: Option<TraceParent>,
 }
 
 impl Permit {
@@ -145,7 +148,7 @@ impl Permit {
         }
         let (key, model) = (self.key().id.clone(), self.bucket_model().clone());
         self.pool.remember(LastFailure { at: now.mono, key, model, cause: outcome.cause });
-        self.pool.reports.push(Record::Failed {
+        let failed = Record::Failed {
             key: self.key().id.clone(),
             model: self.bucket_model().clone(),
             scope: outcome.scope,
@@ -159,7 +162,8 @@ impl Permit {
                 .filter(|_| self.live.config.quota.learn_limits && outcome.scope == Scope::Bucket)
                 .filter_map(|stated| Some((stated.dimension.quota()?, stated.limit)))
                 .collect(),
-        });
+        };
+        self.pool.reports.push_traced(failed, self.trace);
         trial.judged(concerned, &self.pool.reports);
     }
 
@@ -177,14 +181,15 @@ impl Permit {
                 }
                 let probe = probes.has(Probes::MODEL);
                 if opened || probe {
-                    self.pool.reports.push(Record::Tripped {
+                    let tripped = Record::Tripped {
                         host: self.host().clone(),
                         model: self.bucket_model().clone(),
                         cause: outcome.cause,
                         recovery_ms: u64::try_from(policy.recovery.as_millis()).unwrap_or(u64::MAX),
                         draw,
                         probe,
-                    });
+                    };
+                    self.pool.reports.push_traced(tripped, self.trace);
                 }
                 return Probes::MODEL;
             }
@@ -211,7 +216,7 @@ impl Permit {
             let probe = window.probe_after.map(|span| now.mono.plus(span));
             let blocked = Blocked { cause: outcome.cause, until, probe, decided: false };
             self.pool.close(&subject, blocked, self.bytes, now.mono);
-            self.pool.herald.tell(&subject, outcome.cause, until, now.mono);
+            self.pool.herald.tell(&subject, outcome.cause, until, self.trace, now.mono);
         }
         if outcome.cause.is_terminal() {
             tracing::warn!(key = %key, %project, cause = outcome.cause.as_str(), "out of rotation until a check succeeds");

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use keyfleet_core::id::{Host, KeyId, Model, Resource};
-use keyfleet_core::message::{Record, Subject};
+use keyfleet_core::message::{MOST_TRACES, Record, Subject};
 use keyfleet_core::outcome::{Cause, Scope};
 use keyfleet_core::quota::LotId;
+use keyfleet_core::trace::TraceParent;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -35,10 +36,25 @@ pub(crate) struct Reports {
 #[derive(Default)]
 struct Waiting {
     /// In the order in which they are told.
-    records: BTreeMap<u64, Record>,
+    records: BTreeMap<u64, Traced>,
     places: HashMap<Kind, u64>,
     next: u64,
     owners: usize,
+}
+
+/// A record, and the last request that it tells of, if that is known.
+#[derive(Debug)]
+struct Traced {
+    record: Record,
+    trace: Option<TraceParent>,
+}
+
+/// What one report tells.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) records: Vec<Record>,
+    /// The first requests that the records tell of, each trace once.
+    pub(crate) traces: Vec<TraceParent>,
 }
 
 /// Records of one kind tell the same, but for how often and what was last.
@@ -54,7 +70,12 @@ enum Kind {
 impl Reports {
     /// Adds a record; it is sent at once.
     pub(crate) fn push(&self, record: Record) {
-        let lost = self.waiting.lock().add(record);
+        self.push_traced(record, None);
+    }
+
+    /// The same, with the request that it tells of.
+    pub(crate) fn push_traced(&self, record: Record, trace: Option<TraceParent>) {
+        let lost = self.waiting.lock().add(Traced { record, trace });
         if lost > 0 {
             self.dropped.fetch_add(lost, Relaxed);
         } else {
@@ -63,7 +84,7 @@ impl Reports {
     }
 
     /// Takes the first ones, as many as fit into one report.
-    pub(crate) fn take(&self) -> Vec<Record> {
+    pub(crate) fn take(&self) -> Taken {
         self.waiting.lock().take()
     }
 
@@ -74,7 +95,7 @@ impl Reports {
 
     /// How many attempts and owners wait.
     pub(crate) fn waiting(&self) -> u64 {
-        self.waiting.lock().records.values().map(Record::count).sum()
+        self.waiting.lock().records.values().map(|traced| traced.record.count()).sum()
     }
 
     /// How many attempts and owners were lost.
@@ -85,22 +106,25 @@ impl Reports {
 
 impl Waiting {
     /// Says how many attempts or owners found no room.
-    fn add(&mut self, record: Record) -> u64 {
-        let kind = Kind::of(&record);
+    fn add(&mut self, later: Traced) -> u64 {
+        let kind = Kind::of(&later.record);
         let earlier = self.places.get(&kind).and_then(|place| self.records.remove(place));
         let is_owner = matches!(kind, Kind::Owner(_));
         if earlier.is_none() {
             let counts = self.records.len() - self.owners;
             if if is_owner { self.owners >= MOST_OWNERS } else { counts >= MOST_COUNTS } {
-                return record.count();
+                return later.record.count();
             }
             self.owners += usize::from(is_owner);
         }
         self.records.insert(
             self.next,
             match earlier {
-                Some(earlier) => folded(earlier, record),
-                None => record,
+                Some(earlier) => Traced {
+                    record: folded(earlier.record, later.record),
+                    trace: later.trace.or(earlier.trace),
+                },
+                None => later,
             },
         );
         self.places.insert(kind, self.next);
@@ -108,22 +132,34 @@ impl Waiting {
         0
     }
 
-    fn take(&mut self) -> Vec<Record> {
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while taken.len() < REPORT_RECORDS
+    fn take(&mut self) -> Taken {
+        let (mut taken, mut bytes) = (Taken::default(), 0);
+        while taken.records.len() < REPORT_RECORDS
             && let Some(first) = self.records.first_entry()
         {
-            bytes += RECORD_BYTES + names(first.get());
-            if bytes > REPORT_BYTES && !taken.is_empty() {
+            bytes += RECORD_BYTES + names(&first.get().record);
+            if bytes > REPORT_BYTES && !taken.records.is_empty() {
                 break;
             }
-            let record = first.remove();
+            let Traced { record, trace } = first.remove();
             let kind = Kind::of(&record);
             self.owners -= usize::from(matches!(kind, Kind::Owner(_)));
             self.places.remove(&kind);
-            taken.push(record);
+            taken.records.push(record);
+            if let Some(trace) = trace {
+                taken.tells_of(trace);
+            }
         }
         taken
+    }
+}
+
+impl Taken {
+    fn tells_of(&mut self, trace: TraceParent) {
+        let is_new = self.traces.iter().all(|other| other.trace_id() != trace.trace_id());
+        if is_new && self.traces.len() < MOST_TRACES {
+            self.traces.push(trace);
+        }
     }
 }
 
@@ -228,13 +264,13 @@ mod tests {
         }
         reports.push(busy("a", 2, Some(3), &[(Dimension::Tpm, 7)]));
         assert_eq!((reports.waiting(), reports.dropped()), (150_002, 0));
-        let told = reports.take();
+        let told = reports.take().records;
         let last = busy("a", 50_002, Some(3), &[(Dimension::Tpm, 7), (Dimension::Rpm, 49_999)]);
         let Record::Succeeded { n, ttfb_ms, .. } = told[0] else { panic!("{told:?}") };
         assert_eq!(n, 50_000);
         assert!((10..=30).contains(&ttfb_ms), "{ttfb_ms}");
         assert_eq!(told[1..], [busy("b", 50_000, None, &[]), last]);
-        assert_eq!(reports.take(), []);
+        assert_eq!(reports.take().records, []);
     }
 
     #[test]
@@ -249,6 +285,7 @@ mod tests {
         reports.push(refused());
         let kinds: Vec<_> = reports
             .take()
+            .records
             .iter()
             .map(|record| (matches!(record, Record::Failed { probe: true, .. }), record.count()))
             .collect();
@@ -269,7 +306,7 @@ mod tests {
         reports.push(answers("7", 5, 1));
         assert_eq!(reports.dropped(), 6);
         let mut told = 0;
-        while let records = reports.take()
+        while let records = reports.take().records
             && !records.is_empty()
         {
             told += records.iter().map(Record::count).sum::<u64>();
@@ -286,13 +323,34 @@ mod tests {
         (0..8).for_each(|n| reports.push(owner(&format!("{long}{n}"))));
         reports.push(owner(&long.repeat(10)));
         (0..5_000).for_each(|n| reports.push(answers(&n.to_string(), 1, 1)));
-        let sizes: Vec<_> = std::iter::from_fn(|| Some(reports.take()).filter(|taken| !taken.is_empty()))
-            .map(|taken| taken.len())
-            .collect();
+        let sizes: Vec<_> =
+            std::iter::from_fn(|| Some(reports.take().records).filter(|taken| !taken.is_empty()))
+                .map(|taken| taken.len())
+                .collect();
         assert_eq!(sizes[..3], [4, 4, 1], "what is larger alone goes alone");
         assert!(
             sizes.iter().all(|n| *n <= REPORT_RECORDS) && sizes.iter().sum::<usize>() == 5_009,
             "{sizes:?}"
         );
+    }
+
+    #[test]
+    fn a_report_names_the_last_request_of_each_record_once_and_not_too_many() {
+        let reports = Reports::default();
+        let trace = |trace: usize, span: usize| -> Option<TraceParent> {
+            TraceParent::parse(&format!("00-{trace:032x}-{span:016x}-01"))
+        };
+        reports.push_traced(failure("a", Cause::Leaked, false), trace(1, 1));
+        reports.push_traced(failure("a", Cause::Leaked, false), trace(2, 1));
+        reports.push(failure("a", Cause::Leaked, false));
+        reports.push_traced(failure("b", Cause::Leaked, false), trace(2, 2));
+        reports.push(answers("c", 1, 1));
+        let taken = reports.take();
+        assert_eq!((taken.records.len(), taken.traces), (3, vec![trace(2, 1).unwrap()]));
+        for n in 1..=20 {
+            reports.push_traced(failure(&n.to_string(), Cause::Leaked, false), trace(n, n));
+        }
+        let first: Vec<_> = (1..=MOST_TRACES).filter_map(|n| trace(n, n)).collect();
+        assert_eq!(reports.take().traces, first);
     }
 }

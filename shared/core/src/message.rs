@@ -8,6 +8,10 @@ use crate::id::{Host, KeyId, Model, ProjectId, ReplicaId, Resource};
 use crate::outcome::{Cause, Scope};
 use crate::quota::message::{LeaseReply, LeaseRequest};
 use crate::quota::{Bucket, Dimension, LotId};
+use crate::trace::TraceParent;
+
+/// The requests that one message names as what caused it, at most: a storm needs no more to be recognised.
+pub const MOST_TRACES: usize = 8;
 
 /// What a replica saw, in the order in which it saw it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +22,9 @@ pub struct Report {
     pub seq: u64,
     /// What it saw.
     pub records: Vec<Record>,
+    /// Requests that met the failures among these, at most [`MOST_TRACES`]. They travel beside the body.
+    #[serde(skip)]
+    pub traces: Vec<TraceParent>,
 }
 
 /// One finding.
@@ -236,6 +243,9 @@ pub struct Hint {
     pub ttl_ms: u64,
     /// How long ago it was found, in ms.
     pub age_ms: u64,
+    /// The request that found it. It travels beside the body.
+    #[serde(skip)]
+    pub trace: Option<TraceParent>,
 }
 
 /// The leader is alive, and this is where it stands: what reveals that the last decisions were lost on the way.

@@ -102,6 +102,7 @@ impl World {
             replica: crate::id::ReplicaId::new("r"),
             seq: self.reports,
             records: vec![record],
+            traces: Vec::new(),
         }));
     }
 
@@ -485,7 +486,8 @@ fn failures_that_were_summed_up_weigh_and_count_as_many() {
 fn a_gap_in_what_a_publisher_sends_proves_a_loss() {
     let mut ledger = world().ledger;
     let mut lost = |seq| {
-        let report = Report { replica: crate::id::ReplicaId::new("r"), seq, records: Vec::new() };
+        let report =
+            Report { replica: crate::id::ReplicaId::new("r"), seq, records: Vec::new(), traces: Vec::new() };
         ledger.apply(Event::Report(report), now(seq)).lost
     };
     assert_eq!(

@@ -278,7 +278,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(10);
 
     fn report(seq: u64) -> Report {
-        Report { replica: ReplicaId::new("a"), seq, records: Vec::new() }
+        Report { replica: ReplicaId::new("a"), seq, records: Vec::new(), traces: Vec::new() }
     }
 
     fn ask() -> Ask {
@@ -287,7 +287,14 @@ mod tests {
 
     fn hint() -> Hint {
         let subject = Subject::Key(KeyId::new("k"));
-        Hint { replica: ReplicaId::new("a"), subject, cause: Cause::PerMinute, ttl_ms: 1, age_ms: 0 }
+        Hint {
+            replica: ReplicaId::new("a"),
+            subject,
+            cause: Cause::PerMinute,
+            ttl_ms: 1,
+            age_ms: 0,
+            trace: None,
+        }
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod replies;
 mod reports;
 mod stream;
 mod terms;
+mod traces;
 mod wire;
 
 use std::sync::Arc;

@@ -13,5 +13,6 @@ mod nats;
 mod proxy;
 mod scenarios;
 mod server;
+mod traces;
 mod witness;
 mod world;

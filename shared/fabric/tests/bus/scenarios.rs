@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use keyfleet_core::message::Answer;
+use keyfleet_core::message::{Answer, Hint, MOST_TRACES, Report};
 use keyfleet_fabric::bus::{Heard, Told, Unreachable};
 use tokio::time::timeout;
 
-use crate::world::{World, ask, beat, delta, heard, hint, lead, report, told, told_report, until};
+use crate::world::{World, ask, beat, delta, heard, hint, lead, report, told, told_report, traces, until};
 
 macro_rules! suite {
     ($($scenario:ident),+ $(,)?) => {
@@ -29,6 +29,7 @@ suite! {
     a_leader_that_resigned_answers_nothing_more,
     decisions_reach_every_listener_in_order,
     a_hint_reaches_gateways_and_leader,
+    what_caused_a_report_or_a_hint_travels_with_it,
     a_slow_listener_is_told_that_it_missed_some,
     a_resignation_is_heard,
     a_new_leader_continues_after_the_cursor,
@@ -70,6 +71,24 @@ async fn a_report_arrives_as_it_was_sent(mut world: World) {
     }
     for seq in 1..=300 {
         assert_eq!(told_report(&mut *world.leader).await, (report("a", seq), seq));
+    }
+}
+
+async fn what_caused_a_report_or_a_hint_travels_with_it(mut world: World) {
+    lead(&mut *world.leader).await;
+    let gateway = world.gateway().await;
+    let mut news = gateway.listen().await.unwrap();
+    for (seq, n) in [(1, 1), (2, 0), (3, MOST_TRACES as u64)] {
+        let caused = Report { traces: traces(n), ..report("a", seq) };
+        gateway.report(&caused).await.unwrap();
+        assert_eq!(told_report(&mut *world.leader).await, (caused, seq));
+    }
+    for trace in [None, traces(1).pop()] {
+        let caused = Hint { trace, ..hint("a") };
+        gateway.hint(&caused);
+        assert_eq!(heard(&mut *news).await, Heard::Hint(caused.clone()));
+        let Told::Hint(told) = told(&mut *world.leader).await else { panic!("no hint") };
+        assert_eq!(told, caused);
     }
 }
 

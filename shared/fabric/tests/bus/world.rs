@@ -7,6 +7,7 @@ use async_nats::jetstream;
 use keyfleet_core::id::{KeyId, Model, ReplicaId};
 use keyfleet_core::message::{Ask, Beat, Delta, Hint, Operation, Record, Report, Subject};
 use keyfleet_core::outcome::Cause;
+use keyfleet_core::trace::TraceParent;
 use keyfleet_fabric::bus::local::{self, LocalGateway};
 use keyfleet_fabric::bus::nats::{Nats, NatsOptions};
 use keyfleet_fabric::bus::{GatewayBus, Heard, LeaderBus, News, Position, Told};
@@ -148,7 +149,12 @@ pub(crate) fn report(replica: &str, seq: u64) -> Report {
             limits: Vec::new(),
         },
     ];
-    Report { replica: ReplicaId::new(replica), seq, records }
+    Report { replica: ReplicaId::new(replica), seq, records, traces: Vec::new() }
+}
+
+/// So many requests, each of a trace of its own.
+pub(crate) fn traces(n: u64) -> Vec<TraceParent> {
+    (1..=n).filter_map(|n| TraceParent::parse(&format!("00-{n:032x}-{n:016x}-01"))).collect()
 }
 
 pub(crate) fn ask(key: &str) -> Ask {
@@ -170,5 +176,6 @@ pub(crate) fn hint(replica: &str) -> Hint {
         cause: Cause::PerMinute,
         ttl_ms: 2_000,
         age_ms: 1,
+        trace: None,
     }
 }

@@ -4,17 +4,17 @@ use std::sync::atomic::Ordering;
 
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
-use async_nats::{HeaderMap, Message, Subscriber};
+use async_nats::{Message, Subscriber};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use keyfleet_core::message::{Answer, Ask, Change, Hint, Report};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::Nats;
 use super::link::{LinkHealth, check_size};
 use super::outbox::Lasts;
 use super::wire::{self, Word};
+use super::{Nats, traces};
 use crate::bus::{GatewayBus, Heard, News, Unreachable};
 
 /// A gateway's side of [`Nats`].
@@ -27,7 +27,7 @@ impl GatewayBus for NatsGateway {
         let nats = &self.0.0;
         let payload = wire::encode(report)?;
         check_size(nats.bulk.client(), &payload)?;
-        let mut headers = HeaderMap::new();
+        let mut headers = traces::headers(&report.traces, &payload, nats.bulk.client());
         // The server stores no second report of this name for two minutes; beyond that the leader compares `seq`.
         headers.insert("Nats-Msg-Id", format!("{}/{}/{}", report.replica, nats.partition, report.seq));
         let ack =
@@ -53,7 +53,8 @@ impl GatewayBus for NatsGateway {
         if nats.control.check().is_ok()
             && let Ok(payload) = wire::encode(hint)
         {
-            let _ = nats.outbox.put(nats.subjects.hint.clone(), payload, Lasts::Briefly);
+            let headers = traces::headers(hint.trace.as_slice(), &payload, nats.control.client());
+            let _ = nats.outbox.put(nats.subjects.hint.clone(), headers, payload, Lasts::Briefly);
         }
     }
 
@@ -87,6 +88,11 @@ impl Nats {
         list: &str,
     ) -> Option<T> {
         self.read(message).or_else(|| wire::decode_known::<T, E>(&message.payload, list))
+    }
+
+    pub(super) fn read_hint(&self, message: &Message) -> Option<Hint> {
+        let hint: Hint = self.read(message)?;
+        Some(Hint { trace: traces::of(message).into_iter().next(), ..hint })
     }
 
     fn skip(&self, message: &Message) {
@@ -149,7 +155,7 @@ impl News for NatsNews {
                 },
                 hint = self.hints.next() => match hint {
                     None => Some(Heard::Gone),
-                    Some(message) => self.nats.read(&message).map(Heard::Hint),
+                    Some(message) => self.nats.read_hint(&message).map(Heard::Hint),
                 },
                 resigned = self.resigned.next() => Some(resigned.map_or(Heard::Gone, |_| Heard::Resigned)),
             };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{HeaderMap, Message, Subscriber};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use keyfleet_core::message::{Beat, Delta};
@@ -57,7 +57,7 @@ impl NatsLeader {
                 && inner.control.check().is_ok()
                 && let Ok(payload) = wire::encode(&answer)
             {
-                let _ = inner.outbox.put(reply, payload, Lasts::Briefly);
+                let _ = inner.outbox.put(reply, HeaderMap::new(), payload, Lasts::Briefly);
             }
         });
         Some(Told::Ask(ask, asker))
@@ -68,7 +68,7 @@ impl NatsLeader {
         inner.control.check()?;
         let payload = wire::encode(word)?;
         check_size(inner.control.client(), &payload)?;
-        inner.outbox.put(inner.subjects.delta.clone(), payload, lasts)
+        inner.outbox.put(inner.subjects.delta.clone(), HeaderMap::new(), payload, lasts)
     }
 }
 
@@ -112,7 +112,7 @@ impl LeaderBus for NatsLeader {
                 let answers = Arc::clone(&leading.answers);
                 self.asked(&message, &answers)
             } else {
-                self.nats.read(&message).map(Told::Hint)
+                self.nats.read_hint(&message).map(Told::Hint)
             };
             if let Some(told) = told {
                 return told;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, Subject};
+use async_nats::client::PublishError;
+use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +33,7 @@ pub(super) enum Lasts {
 
 struct Letter {
     subject: Subject,
+    headers: HeaderMap,
     payload: Bytes,
     lasts: Lasts,
     since: Instant,
@@ -40,6 +42,13 @@ struct Letter {
 impl Letter {
     fn stale(&self, now: Instant) -> bool {
         self.lasts == Lasts::Briefly && now.saturating_duration_since(self.since) > FRESH
+    }
+
+    async fn post(self, client: &Client) -> Result<(), PublishError> {
+        if self.headers.is_empty() {
+            return client.publish(self.subject, self.payload).await;
+        }
+        client.publish_with_headers(self.subject, self.headers, self.payload).await
     }
 }
 
@@ -60,10 +69,11 @@ impl Outbox {
     pub(super) fn put(
         &self,
         subject: impl Into<Subject>,
+        headers: HeaderMap,
         payload: Bytes,
         lasts: Lasts,
     ) -> Result<(), Unreachable> {
-        let letter = Letter { subject: subject.into(), payload, lasts, since: Instant::now() };
+        let letter = Letter { subject: subject.into(), headers, payload, lasts, since: Instant::now() };
         self.queue.try_send(letter).map_err(|error| {
             self.unsent.fetch_add(1, Ordering::Relaxed);
             match error {
@@ -84,7 +94,7 @@ async fn send(client: Client, mut letters: mpsc::Receiver<Letter>, unsent: Arc<A
     while letters.recv_many(&mut batch, BATCH).await > 0 {
         for letter in batch.drain(..) {
             let stale = letter.stale(Instant::now());
-            if stale || !connected(&client) || client.publish(letter.subject, letter.payload).await.is_err() {
+            if stale || !connected(&client) || letter.post(&client).await.is_err() {
                 unsent.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -100,8 +110,13 @@ mod tests {
 
     #[test]
     fn only_hints_become_stale() {
-        let letter =
-            |lasts| Letter { subject: "s".into(), payload: Bytes::new(), lasts, since: Instant::now() };
+        let letter = |lasts| Letter {
+            subject: "s".into(),
+            headers: HeaderMap::new(),
+            payload: Bytes::new(),
+            lasts,
+            since: Instant::now(),
+        };
         let (hint, delta) = (letter(Lasts::Briefly), letter(Lasts::Forever));
         assert!(!hint.stale(hint.since + FRESH));
         assert!(hint.stale(hint.since + FRESH + Duration::from_millis(1)));

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::link::{LinkHealth, ROUND_TRIP};
-use super::{Nats, stream};
+use super::{Nats, stream, traces};
 use crate::bus::Told;
 
 /// Reports that are asked for at once.
@@ -156,7 +156,10 @@ impl Reader {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.nats.0.saw(position + info.pending, Some(now.saturating_sub(stored)));
         let told = match self.nats.read_known::<Report, Record>(message, "/body/records") {
-            Some(report) => Told::Report { report, position },
+            Some(report) => {
+                let report = Report { traces: traces::of(message), ..report };
+                Told::Report { report, position }
+            }
             None => Told::Unread { position },
         };
         self.tell.send(told).await.map_err(|_| End::Over)

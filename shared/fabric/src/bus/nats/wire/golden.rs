@@ -58,7 +58,7 @@ fn reports() {
         Record::Owned(owned(172_800_000)),
     ];
     let report: Report = golden!("report");
-    assert_eq!(report, Report { replica: ReplicaId::new("a5d8"), seq: 7, records });
+    assert_eq!(report, Report { replica: ReplicaId::new("a5d8"), seq: 7, records, traces: Vec::new() });
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn decisions() {
     assert_eq!(beat, Beat { epoch: 4, rev: 18, began: 0 });
     let (replica, subject) = (ReplicaId::new("a5d8"), Subject::Bucket(project(), model()));
     let hint: Hint = golden!("hint");
-    assert_eq!(hint, Hint { replica, subject, cause: Cause::PerDay, ttl_ms: 2_000, age_ms: 1 });
+    assert_eq!(hint, Hint { replica, subject, cause: Cause::PerDay, ttl_ms: 2_000, age_ms: 1, trace: None });
 }
 
 #[test]
