@@ -5,6 +5,7 @@
 //! leases, verdicts of the prober. Only when a commit is acknowledged are its decisions spread and its leases handed
 //! out ([`commit`]). [`term`] begins the term and keeps it.
 
+mod caused;
 mod commit;
 mod term;
 
@@ -27,6 +28,7 @@ use crate::leadership::{Candidate, Won};
 use crate::probe::{Prober, Verdict, Verdicts};
 use crate::status::{Overview, Post, Question};
 
+use caused::Caused;
 use commit::Batch;
 
 /// The most messages that go into one commit.
@@ -172,10 +174,11 @@ impl Reign<'_> {
         match told {
             Told::Report { report, position } => {
                 batch.cursor = Some(position);
-                let replica = report.replica.clone();
+                let (replica, traces) = (report.replica.clone(), report.traces.clone());
                 let step = self.ledger.apply(Event::Report(report), clock::now());
                 self.driver.post.reported(&replica, &step);
                 batch.lost += step.lost;
+                batch.caused.extend(Caused::by(&traces, &step));
                 batch.steps.push(step);
             }
             Told::Unread { position } => batch.cursor = Some(position),

@@ -12,6 +12,7 @@ use keyfleet_fabric::bus::Asker;
 use keyfleet_fabric::store::StoreError;
 use keyfleet_service::clock;
 
+use super::caused::Caused;
 use super::{End, Reign};
 
 /// A leader that cannot write for so long gives up, and begins anew when it can: claims may still go through where
@@ -33,6 +34,8 @@ pub(super) struct Batch {
     pub(super) reconnected: bool,
     /// Reports that are known to be lost.
     pub(super) lost: u64,
+    /// What is said once it is written.
+    pub(super) caused: Vec<Caused>,
 }
 
 impl Reign<'_> {
@@ -51,6 +54,7 @@ impl Reign<'_> {
             batch.steps.iter_mut().flat_map(|step| std::mem::take(&mut step.probes)).collect();
         let changed = batch.cursor.is_some() || batch.steps.iter().any(|step| !step.is_empty());
         let delta = if changed { self.commit(batch.steps).await? } else { None };
+        batch.caused.iter().for_each(Caused::say);
         for (asker, answer) in batch.askers {
             asker.answer(answer);
         }

@@ -16,6 +16,7 @@ mod rolling;
 mod starts;
 mod strangers;
 mod takeover;
+mod traces;
 
 use std::time::{Duration, Instant};
 

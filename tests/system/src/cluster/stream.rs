@@ -29,6 +29,15 @@ impl Cluster {
         client.flush().await.map_err(io::Error::other)
     }
 
+    /// Everything that is said on a subject after this returns.
+    pub async fn overhear(&self, subject: &str) -> io::Result<async_nats::Subscriber> {
+        let client = self.nats().await?;
+        let heard = client.subscribe(subject.to_owned()).await.map_err(io::Error::other)?;
+        // An answer to what was sent later: the server has the subscription.
+        client.request("$JS.API.INFO", "".into()).await.map_err(io::Error::other)?;
+        Ok(heard)
+    }
+
     /// NATS dies, and comes back with an empty disk.
     pub async fn lose_streams(&mut self) {
         self.kill(Part::Nats);
