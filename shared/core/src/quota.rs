@@ -74,11 +74,11 @@ pub enum Bucket {
 }
 
 impl Bucket {
-    /// The length of its names in bytes.
+    /// The length of its names in bytes, as messages have them.
     pub(crate) fn names(&self) -> usize {
         match self {
-            Self::Quota(project, model, _) => project.as_str().len() + model.as_str().len(),
-            Self::Client(name) => name.as_str().len(),
+            Self::Quota(project, model, _) => written(project.as_str()) + written(model.as_str()),
+            Self::Client(name) => written(name.as_str()),
             Self::Probe(subject) => subject.names(),
         }
     }
@@ -94,6 +94,16 @@ impl Bucket {
     }
 }
 
+/// The length of a string in JSON.
+fn written(text: &str) -> usize {
+    let length = |byte| match byte {
+        b'"' | b'\\' => 2,
+        ..b' ' => 6,
+        _ => 1,
+    };
+    text.bytes().map(length).sum()
+}
+
 /// The protocol's spans. Both sides of a deployment use the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -105,7 +115,8 @@ pub struct Terms {
     pub life: Duration,
     /// How much of a lot's life a holder leaves unused, in thousandths: clocks run at different speeds.
     pub drift_permille: u32,
-    /// For how much demand a holder keeps permits in hand.
+    /// For how long a holder keeps permits in hand. It carries an outage of so long but what has passed since the last
+    /// answer, while that is less than the life of a lot.
     pub ahead: Duration,
     /// How long a holder waits for an answer before it asks anew.
     pub timeout: Duration,
@@ -118,7 +129,7 @@ impl Terms {
         jitter: Duration::from_millis(250),
         life: Duration::from_secs(10),
         drift_permille: 10,
-        ahead: Duration::from_secs(5),
+        ahead: Duration::from_secs(8),
         timeout: Duration::from_millis(250),
     };
 }

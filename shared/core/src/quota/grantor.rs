@@ -340,7 +340,8 @@ impl Grantor {
 
     /// Whether a bucket is, or was a moment ago, asked for more than it has.
     fn is_short(&mut self, bucket: &Bucket, now_short: bool, now: Moment) -> bool {
-        let until = now.time.plus(self.terms.ahead);
+        // By then what others have and do not need has come back.
+        let until = now.time.plus(self.terms.life / 2);
         let Some(account) = self.accounts.get_mut(bucket) else { return now_short };
         if now_short {
             account.short_until = until;

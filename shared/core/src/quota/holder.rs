@@ -3,6 +3,8 @@
 //! A [`Purse`] is what requests draw from: one per bucket, shared, without a lock. The [`Holder`] is owned by one
 //! task, which sends what [`Holder::poll`] says and hands the answers to [`Holder::answered`].
 
+mod tracked;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use self::tracked::Tracked;
 use super::lot::{Permits, Round, Tally};
 use super::message::{LeaseReply, LeaseRequest, LotReport, Want};
 use super::{Bucket, LotId, Terms};
@@ -18,18 +21,18 @@ use crate::time::Mono;
 
 /// How often a holder reports what it used, without being asked for more.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// Until the next report has arrived, at the usual pace.
-const RETURN: Duration = Duration::from_millis(1_250);
-/// Half of what is known of the demand is forgotten in about this time.
-const DEMAND_MEMORY: Duration = Duration::from_secs(5);
-/// The first request says as much about demand as if it had been watched for this time.
-const FIRST: Duration = Duration::from_secs(1);
-/// After so long without a request nothing is left of what is known of the demand.
-const FORGOTTEN: Duration = Duration::from_secs(30);
+/// No request is made sooner than this after the last one if nobody waits for what it asks for: many buckets that get
+/// low share one.
+const REFILL_EVERY: Duration = Duration::from_millis(250);
 /// What a clock may be off by beyond its drift.
 const SLACK: Duration = Duration::from_millis(5);
 /// A purse that nobody drew from for so long is dropped.
 const IDLE: Duration = Duration::from_mins(10);
+/// The longest request, in bytes. All lots have to be listed, so what might not fit is not asked for; NATS takes a
+/// million bytes.
+const LONGEST: usize = 768 * 1_024;
+/// What a lot or a wish takes of a request at most, beside its names.
+const ENTRY: usize = 200;
 
 /// A lot in hand.
 #[derive(Debug)]
@@ -67,6 +70,10 @@ pub struct Purse {
     debt: AtomicU64,
     /// The holder should be polled.
     low: AtomicBool,
+    /// Once so much was ever drawn, what is in hand should be refilled,
+    refill_at: AtomicU64,
+    /// but not before this moment.
+    refill_from: AtomicU64,
 }
 
 /// Permits that were drawn. Nothing happens on drop: they are spent unless given back.
@@ -97,6 +104,8 @@ impl Purse {
             dry_until: AtomicU64::new(0),
             debt: AtomicU64::new(0),
             low: AtomicBool::new(false),
+            refill_at: AtomicU64::new(u64::MAX),
+            refill_from: AtomicU64::new(0),
         }
     }
 
@@ -112,8 +121,8 @@ impl Purse {
             if lot.is_live(now)
                 && let Some(round) = lot.permits.draw(n)
             {
-                self.drawn.fetch_add(n, AcqRel);
-                if lot.permits.left() * 5 < lot.permits.size() * 2 {
+                let drawn = self.drawn.fetch_add(n, AcqRel).saturating_add(n);
+                if drawn >= self.refill_at.load(Acquire) && now.as_ms() >= self.refill_from.load(Acquire) {
                     self.low.store(true, Release);
                 }
                 return Ok(Drawn { lot: lot.clone(), round, n });
@@ -189,17 +198,6 @@ impl Drawn {
 }
 
 #[derive(Debug)]
-struct Tracked {
-    purse: Arc<Purse>,
-    /// Permits per second.
-    demand: f64,
-    /// Since when it has been watched: what is known of a short time says little about a long one.
-    since: Mono,
-    seen: u64,
-    active_at: Mono,
-}
-
-#[derive(Debug)]
 struct Outstanding {
     number: u64,
     sent: Mono,
@@ -219,6 +217,8 @@ pub struct Holder {
     /// Closed lots, until an answer to a report that listed them is in.
     closed: Vec<LotReport>,
     outstanding: Option<Outstanding>,
+    /// The last request had no answer.
+    unanswered: bool,
     last_sent: Mono,
     looked_at: Mono,
 }
@@ -234,6 +234,7 @@ impl Holder {
             purses: HashMap::new(),
             closed: Vec::new(),
             outstanding: None,
+            unanswered: false,
             last_sent: Mono::default(),
             looked_at: now,
         }
@@ -245,8 +246,7 @@ impl Holder {
             return tracked.purse.clone();
         }
         let purse = Arc::new(Purse::new(bucket.clone()));
-        let tracked = Tracked { purse: purse.clone(), demand: 0.0, since: now, seen: 0, active_at: now };
-        self.purses.insert(bucket.clone(), tracked);
+        self.purses.insert(bucket.clone(), Tracked::new(purse.clone(), now));
         purse
     }
 
@@ -294,6 +294,7 @@ impl Holder {
     /// No answer will come to the outstanding request: what was wanted is wanted still, and what was owed is owed.
     pub fn give_up(&mut self) {
         let Some(outstanding) = self.outstanding.take() else { return };
+        self.unanswered = true;
         for (bucket, (need, debt)) in outstanding.wants {
             if let Some(tracked) = self.purses.get(&bucket) {
                 tracked.purse.unmet.fetch_max(need, AcqRel);
@@ -312,6 +313,7 @@ impl Holder {
         }
         let Some(asked) = self.outstanding.take() else { return false };
         self.epoch = reply.epoch;
+        self.unanswered = false;
         self.closed.retain(|report| !asked.closed.contains(&report.lot));
         for refusal in &reply.refusals {
             if let Some(tracked) = self.purses.get(&refusal.bucket) {
@@ -334,19 +336,26 @@ impl Holder {
                 });
             }
         }
+        let from = asked.sent.plus(REFILL_EVERY);
+        self.purses.values().for_each(|tracked| tracked.watch(from, &self.terms, now));
         true
     }
 
-    /// The last request of this process: everything is returned, what is owed is told, nothing is asked for.
+    /// The last request of this process: everything is returned, what is owed is told as far as there is room, nothing
+    /// is asked for.
     pub fn leave(&mut self, now: Mono) -> LeaseRequest {
         self.give_up();
-        let mut wants = Vec::new();
         for (bucket, tracked) in &self.purses {
             for lot in tracked.purse.lots.swap(Arc::default()).iter() {
                 close(bucket, lot, &mut self.closed);
             }
+        }
+        let mut room = LONGEST.saturating_sub(self.closed.iter().map(|report| entry(&report.bucket)).sum());
+        let mut wants = Vec::new();
+        for (bucket, tracked) in &self.purses {
             let debt = tracked.purse.debt.swap(0, AcqRel);
-            if debt > 0 {
+            if debt > 0 && room >= entry(bucket) {
+                room -= entry(bucket);
                 wants.push(Want { bucket: bucket.clone(), need: 0, ahead: 0, debt });
             }
         }
@@ -366,23 +375,27 @@ impl Holder {
         let elapsed = now.since(self.looked_at);
         self.looked_at = now;
         self.last_sent = now;
-        let mut wants = Vec::new();
+        let mut all = Vec::new();
         for (bucket, tracked) in &mut self.purses {
-            let purse = tracked.purse.clone();
-            purse.low.store(false, Release);
-            let unmet = purse.unmet.swap(0, AcqRel);
-            let largest = purse.largest.swap(0, AcqRel);
-            tracked.learn(unmet, elapsed, now);
-            let ahead = tracked.ahead(&self.terms, now);
-            self.closed.extend(tracked.close_spent(largest, &self.terms, now));
-            let dry = purse.dry_until(now).is_some();
-            let debt = purse.debt.swap(0, AcqRel);
-            // Of a probe there is but one.
-            let unmet = if bucket.is_probe() { unmet.min(1) } else { unmet };
-            let need = if dry { 0 } else { unmet };
-            let ahead = if dry || bucket.is_probe() { 0 } else { ahead };
-            if need + ahead + debt > 0 {
-                wants.push(Want { bucket: bucket.clone(), need, ahead, debt });
+            let (need, largest) = tracked.look(elapsed, now);
+            self.closed.extend(tracked.close_spent(largest, self.unanswered, &self.terms, now));
+            all.push((tracked.lots(), need, bucket, tracked));
+        }
+        // Those that have the least come first, if there is not room for all.
+        all.sort_unstable_by_key(|(lots, ..)| *lots);
+        let open = all.iter().map(|(lots, _, bucket, _)| lots * entry(bucket));
+        let listed = open.chain(self.closed.iter().map(|report| entry(&report.bucket))).sum();
+        let mut room = LONGEST.saturating_sub(listed);
+        let mut wants = Vec::new();
+        for (_, need, bucket, tracked) in all {
+            if room < entry(bucket) {
+                continue; // whoever still waits for it draws again
+            }
+            // Half of the room is for what requests wait for.
+            let may_stock = room * 2 > LONGEST;
+            if let Some(want) = tracked.want(need, may_stock, &self.terms, now) {
+                room -= entry(bucket);
+                wants.push(want);
             }
         }
         let holds = self.purses.values().any(|tracked| !tracked.purse.lots.load().is_empty());
@@ -407,77 +420,9 @@ impl Holder {
     }
 }
 
-impl Tracked {
-    /// Follows the demand.
-    fn learn(&mut self, unmet: u64, elapsed: Duration, now: Mono) {
-        let drawn = self.purse.drawn.load(Acquire);
-        let asked = drawn - self.seen + unmet;
-        self.seen = drawn;
-        if asked > 0 {
-            if now.since(self.active_at) > FORGOTTEN {
-                self.since = now;
-                self.demand = 0.0;
-            }
-            self.active_at = now;
-        }
-        let kept = (-elapsed.as_secs_f64() / DEMAND_MEMORY.as_secs_f64()).exp2();
-        // In the long run this is the rate: what is added in a second is what is forgotten of it.
-        #[expect(clippy::cast_precision_loss, reason = "demand is an estimate")]
-        let asked = asked as f64 * std::f64::consts::LN_2 / DEMAND_MEMORY.as_secs_f64();
-        self.demand = self.demand * kept + asked;
-    }
-
-    /// What requests will need soon. Of the first moments only a part of the demand is in the mean as yet; the same
-    /// part is what it is divided by. So a bucket that was used for a second is stocked for a takeover of two.
-    fn soon(&self, terms: &Terms, now: Mono) -> f64 {
-        let age = now.since(self.since).max(FIRST);
-        let known = 1.0 - (-age.as_secs_f64() / DEMAND_MEMORY.as_secs_f64()).exp2();
-        self.demand / known * terms.ahead.as_secs_f64()
-    }
-
-    /// What to ask for beyond what requests wait for.
-    fn ahead(&self, terms: &Terms, now: Mono) -> u64 {
-        let soon = self.soon(terms, now);
-        if soon < 1.0 {
-            return 0;
-        }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be positive")]
-        let soon = soon as u64;
-        let lots = self.purse.lots.load();
-        let young = lots.iter().filter(|lot| !is_old(lot, terms, now));
-        soon.saturating_sub(young.map(|lot| lot.permits.left()).sum())
-    }
-
-    /// Takes lots out that are spent, over, too small for what requests ask, or old and not needed.
-    fn close_spent(&self, largest: u64, terms: &Terms, now: Mono) -> Vec<LotReport> {
-        let lots = self.purse.lots.load_full();
-        let in_demand = self.demand * terms.ahead.as_secs_f64() >= 1.0;
-        let has_young = lots.iter().any(|lot| !is_old(lot, terms, now) && lot.permits.left() > 0);
-        let keep = |lot: &Lot| {
-            let old = is_old(lot, terms, now);
-            let left = lot.permits.left();
-            if self.purse.bucket.is_probe() && left == 0 {
-                return !lot.over.load(Acquire); // it is under way, and listing it says so
-            }
-            // What is not returned before the grantor writes it off is lost for a whole window.
-            let may_wait = lot.is_live(now.plus(RETURN));
-            left > 0 && left >= largest && lot.is_live(now) && (!old || (in_demand && !has_young && may_wait))
-        };
-        let (kept, out): (Vec<_>, Vec<_>) = lots.iter().cloned().partition(|lot| keep(lot));
-        let mut closed = Vec::new();
-        if !out.is_empty() {
-            self.purse.lots.store(Arc::new(kept));
-            for lot in &out {
-                close(&self.purse.bucket, lot, &mut closed);
-            }
-        }
-        closed
-    }
-}
-
-/// Half of a lot's life is over: what is left of it is for others, unless it is about to be used.
-fn is_old(lot: &Lot, terms: &Terms, now: Mono) -> bool {
-    now.since(lot.born) * 2 >= terms.life
+/// The bytes that a lot or a wish takes of a request at most.
+fn entry(bucket: &Bucket) -> usize {
+    ENTRY + bucket.names()
 }
 
 fn report(bucket: &Bucket, lot: &Lot, tally: Tally, closed: bool) -> LotReport {

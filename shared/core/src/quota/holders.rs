@@ -156,6 +156,15 @@ mod tests {
             self.grantor.serve(&[request], |_| Some(LIMIT), moment).remove(0)
         }
 
+        /// Asks once if there is something to say; returns the size of the request.
+        fn say(&mut self, now: Mono) -> usize {
+            let Some(request) = self.holders.poll(now) else { return 0 };
+            let length = serde_json::to_vec(&request).unwrap().len();
+            let reply = self.serve(request);
+            assert!(self.holders.answered(&reply, now));
+            length
+        }
+
         /// Asks until nobody has anything to say; returns the sizes of the requests, and who sent them.
         fn talk(&mut self) -> (usize, HashSet<ReplicaId>) {
             self.ms += 1_000;
@@ -208,6 +217,55 @@ mod tests {
             pair.serve(request);
         }
         assert_eq!(pair.grantor.counts().1, 0, "everything is given back");
+    }
+
+    /// A hundred requests a second, each of which is followed by a look whether there is something to say.
+    #[test]
+    fn few_draws_are_followed_by_a_request() {
+        const BUCKETS: usize = 10;
+        const DRAWS: u64 = 6_000;
+        let mut pair = Pair::new();
+        let purses: Vec<_> =
+            (0..BUCKETS).map(|n| pair.holders.purse(&bucket(n), Mono::from_ms(pair.ms))).collect();
+        let (mut requests, mut most, mut cold) = (0, 0, 0);
+        for n in 0..DRAWS {
+            pair.ms += 10;
+            let now = Mono::from_ms(pair.ms);
+            let purse = &purses[usize::try_from(n).unwrap() % BUCKETS];
+            cold += u64::from(purse.draw(1, now).is_err());
+            while let Some(request) = pair.holders.poll(now) {
+                requests += 1;
+                most = most.max(request.reports.iter().filter(|report| !report.closed).count());
+                let reply = pair.serve(request);
+                assert!(pair.holders.answered(&reply, now));
+            }
+        }
+        assert!(cold <= 2 * BUCKETS as u64, "{cold} draws found nothing");
+        assert!(requests * 20 <= DRAWS, "{requests} requests");
+        assert!(most <= 8 * BUCKETS, "{most} lots");
+    }
+
+    /// All lots have to be listed, and none is forgotten because there are too many.
+    #[test]
+    fn a_request_never_outgrows_a_message_and_everybody_gets_something() {
+        let mut pair = Pair::new();
+        let now = Mono::from_ms(pair.ms);
+        // What a client may write, and takes several times the room in a message.
+        let name = |n: usize| ProjectId::new(format!("{n:04}{}{}", "\u{1}".repeat(60), "p".repeat(300)));
+        let buckets = (0..MOST_BUCKETS).map(|n| Bucket::Quota(name(n), model(), Dimension::Rpm));
+        let purses: Vec<_> = buckets.map(|bucket| pair.holders.purse(&bucket, now)).collect();
+        let mut served = vec![0; purses.len()];
+        let mut longest = 0;
+        for _ in 0..300 {
+            pair.ms += 100;
+            let now = Mono::from_ms(pair.ms);
+            for (purse, served) in purses.iter().zip(&mut served) {
+                *served += u64::from(purse.draw(1, now).is_ok());
+            }
+            longest = longest.max(pair.say(now));
+        }
+        assert!((500_000..1_000_000).contains(&longest), "{longest} bytes");
+        assert!(served.iter().all(|served| *served > 20), "{served:?}");
     }
 
     #[test]

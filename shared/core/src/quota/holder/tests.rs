@@ -8,6 +8,10 @@ fn at(ms: u64) -> Mono {
     Mono::from_ms(1_000_000 + ms)
 }
 
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap()
+}
+
 fn bucket() -> Bucket {
     Bucket::Client(ClientName::new("c"))
 }
@@ -111,25 +115,90 @@ fn a_closed_lot_is_listed_until_an_answer_says_that_it_was_heard() {
     let (mut holder, purse) = stocked(2);
     purse.draw(2, at(200)).unwrap();
     let spent = LotReport { bucket: bucket(), lot: lot(1), drawn: 2, given_back: 0, closed: true };
-    let lost = holder.poll(at(300)).unwrap();
+    let lost = holder.poll(at(1_000)).unwrap();
     assert_eq!(lost.reports, std::slice::from_ref(&spent));
-    let heard = holder.poll(at(600)).unwrap();
+    let heard = holder.poll(at(1_300)).unwrap();
     assert_eq!(heard.reports, [spent]);
-    holder.answered(&nothing(&heard), at(610));
-    purse.draw(1, at(620)).unwrap_err();
-    assert!(holder.poll(at(620)).unwrap().reports.is_empty());
+    holder.answered(&nothing(&heard), at(1_310));
+    purse.draw(1, at(1_320)).unwrap_err();
+    assert!(holder.poll(at(1_320)).unwrap().reports.is_empty());
 }
 
 #[test]
 fn what_others_may_need_is_returned_at_half_of_its_life() {
-    let (mut holder, purse) = stocked(8);
+    let (mut holder, purse) = stocked(50);
+    let half = ms(TERMS.life) / 2;
     purse.draw(1, at(200)).unwrap();
-    let young = holder.poll(at(4_900)).unwrap();
+    // What is young is more than what is needed soon.
+    let young = holder.poll(at(half - 100)).unwrap();
     assert!(!young.reports[0].closed && young.reports[0].drawn == 1);
-    holder.answered(&nothing(&young), at(4_910));
-    let old = holder.poll(at(5_950)).unwrap();
-    assert!(old.reports[0].closed && old.reports[0].drawn == 1);
-    assert!(purse.draw(1, at(5_960)).is_err(), "it is told, and drawn from no more");
+    holder.answered(&grant(&young, 2, 50), at(half - 90));
+    let old = holder.poll(at(half + 950)).unwrap();
+    let closed: Vec<_> = old.reports.iter().filter(|report| report.closed).collect();
+    assert!(closed.len() == 1 && closed[0].lot == lot(1) && closed[0].drawn == 1, "{old:?}");
+    assert_eq!(purse.in_hand(at(half + 960)), 50, "it is told, and drawn from no more");
+}
+
+/// A holder in demand, at 5,900: 80 permits are old, and so many are young.
+fn with_old_and(young: u64) -> (Holder, Arc<Purse>) {
+    let (mut holder, purse) = stocked(80 + 60);
+    for tenth in 1..=50 {
+        purse.draw(1, at(tenth * 100)).unwrap();
+    }
+    purse.draw(10, at(5_000)).unwrap();
+    let request = holder.poll(at(5_050)).unwrap();
+    holder.answered(&grant(&request, 2, young), at(5_060));
+    (holder, purse)
+}
+
+#[test]
+fn what_is_old_is_kept_until_there_is_enough_that_is_young() {
+    // Some ten a second.
+    let needed = 10 * TERMS.ahead.as_secs();
+    let (mut holder, purse) = with_old_and(needed / 2);
+    holder.poll(at(6_100)).unwrap();
+    assert_eq!(purse.in_hand(at(6_110)), 80 + needed / 2);
+    let (mut holder, purse) = with_old_and(2 * needed);
+    holder.poll(at(6_100)).unwrap();
+    assert_eq!(purse.in_hand(at(6_110)), 2 * needed);
+}
+
+#[test]
+fn nothing_that_can_be_drawn_is_closed_while_nobody_answers() {
+    let (mut holder, purse) = with_old_and(1_000);
+    // Somebody asks for more than any lot has.
+    let lost = holder.poll(at(6_100)).unwrap();
+    assert_eq!(purse.in_hand(at(6_100)), 1_000);
+    assert!(lost.reports.iter().any(|report| report.closed));
+    for ms in (6_400..14_900).step_by(300) {
+        purse.draw(5_000, at(ms)).unwrap_err();
+        holder.poll(at(ms)).unwrap();
+        assert_eq!(purse.in_hand(at(ms)), 1_000);
+    }
+    // It has come to the end of its life.
+    let back = holder.poll(at(15_100)).unwrap();
+    assert_eq!(back.reports.iter().filter(|report| report.closed).count(), 2);
+}
+
+#[test]
+fn what_is_in_hand_is_filled_up_every_second_and_at_once_when_it_is_low() {
+    let (mut holder, purse) = holder();
+    purse.draw(1, at(0)).unwrap_err();
+    let first = holder.poll(at(0)).unwrap();
+    let ahead = first.wants[0].ahead;
+    holder.answered(&grant(&first, 1, 1 + ahead), at(5));
+    // More than a part of it is drawn at once; but the last request was just now.
+    purse.draw(1 + ahead * 2 / 3, at(10)).unwrap();
+    assert!(!purse.is_low() && holder.poll(at(10)).is_none());
+    purse.draw(1, at(250)).unwrap();
+    assert!(purse.is_low());
+    let low = holder.poll(at(250)).unwrap();
+    holder.answered(&grant(&low, 2, 1_000), at(255));
+    // It is full, and what is missing is asked for a second later.
+    purse.draw(1, at(600)).unwrap();
+    assert!(!purse.is_low() && holder.poll(at(600)).is_none());
+    let again = holder.poll(at(1_250)).unwrap();
+    assert!(again.wants.is_empty(), "{again:?}");
 }
 
 #[test]
@@ -202,10 +271,11 @@ fn steady_demand_is_asked_for_ahead() {
             holder.answered(&nothing(&request), at(second * 1_000 + 5));
         }
     }
-    // Five a second, for five seconds; what is in hand is too old to count.
+    // Five a second; what is in hand is too old to count.
     purse.draw(5, at(9_000)).unwrap();
     let ahead = holder.poll(at(9_000)).unwrap().wants[0].ahead;
-    assert!((20..=30).contains(&ahead), "{ahead}");
+    let needed = 5 * TERMS.ahead.as_secs();
+    assert!((needed * 4 / 5..=needed * 6 / 5).contains(&ahead), "{ahead}");
 }
 
 #[test]
@@ -213,14 +283,15 @@ fn the_first_second_is_enough_to_be_stocked_for_two() {
     let (mut holder, purse) = holder();
     purse.draw(1, at(0)).unwrap_err();
     let request = holder.poll(at(0)).unwrap();
-    assert!((2..=5).contains(&request.wants[0].ahead), "one request is a sign of more: {request:?}");
+    let second = TERMS.ahead.as_secs();
+    assert!((2..=second + 1).contains(&request.wants[0].ahead), "one request is a sign of more: {request:?}");
     holder.answered(&grant(&request, 1, 40), at(5));
     for tenth in 1..=10 {
         purse.draw(2, at(tenth * 100)).unwrap();
     }
     // Twenty a second.
     let ahead = holder.poll(at(1_000)).unwrap().wants[0].ahead;
-    assert!((60..=120).contains(&ahead), "{ahead}");
+    assert!((12 * second..=24 * second).contains(&ahead), "{ahead}");
     // After a silence one request says as much as the first.
     purse.draw(40, at(120_000)).unwrap_err();
     purse.draw(1, at(120_000)).unwrap_err();
