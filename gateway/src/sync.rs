@@ -101,9 +101,8 @@ impl Following<'_> {
         if let Some(rev) = self.rev
             && let Ok(Some(missed)) = store.since(rev).await
         {
-            for delta in &missed {
-                self.apply(delta);
-            }
+            // What an earlier leader stored and did not live to tell holds as well.
+            missed.iter().for_each(|delta| self.take(delta));
             return;
         }
         match store.load().await {
@@ -151,12 +150,17 @@ impl Following<'_> {
         self.app.pool.heard(now.mono);
     }
 
+    /// Takes what the bus told.
     fn apply(&mut self, delta: &Delta) {
-        let Some(rev) = self.rev else { return };
-        let known = delta.rev <= rev && delta.epoch == self.epoch;
+        let known = self.rev.is_some_and(|rev| delta.rev <= rev) && delta.epoch == self.epoch;
         if known || delta.epoch < self.epoch {
             return; // it was applied already, or comes from a leader that was replaced
         }
+        self.take(delta);
+    }
+
+    fn take(&mut self, delta: &Delta) {
+        let Some(rev) = self.rev else { return };
         // Something is missing; or a leader decides of whom no beat was heard, which tells what of the earlier ones holds.
         if delta.prev != rev || delta.epoch > self.epoch {
             self.rev = None;

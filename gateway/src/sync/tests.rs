@@ -237,6 +237,18 @@ async fn a_new_leader_that_lost_nothing_costs_no_reading() {
     assert!(!blocked(&app, &leader.keys[0]), "everything was read again");
 }
 
+/// The leader before died between the two.
+#[tokio::test]
+async fn what_was_stored_and_never_told_holds_under_the_next_leader() {
+    let (app, mut leader) = fixture().await;
+    let mut state = up_to_date(&app).await;
+    let untold = leader.block(0).await;
+    leader.began = untold.rev;
+    state.hear(Beat { epoch: leader.meta.epoch + 1, ..leader.beat() }).await;
+    assert_eq!((state.rev, state.epoch), (Some(untold.rev), leader.meta.epoch + 1));
+    assert!(blocked(&app, &leader.keys[0]));
+}
+
 #[tokio::test]
 async fn a_report_is_sent_unchanged_until_it_is_stored() {
     let (app, mut leader) = fixture().await;
