@@ -306,7 +306,7 @@ pub async fn stored(store: &dyn StateStore, config: &Config) -> Result<Stored, S
     let meta = image.meta;
     let term = Term { epoch: meta.epoch, time: meta.time, blind_until: meta.blind_until, suspect: false };
     let now = clock::now();
-    let mut ledger = Ledger::new(crate::roster(config), saved, term, now);
+    let (mut ledger, _) = Ledger::new(crate::roster(config), saved, term, now);
     let buckets = image.entries.iter().filter(|entry| entry.table == Table::Accounts).count();
     Ok(Stored { meta, overview: Overview::of(&mut ledger, now), buckets })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyfleet_core::ledger::{Ledger, Saved, Step, Term};
+use keyfleet_core::ledger::{Ledger, Saved, Term};
 use keyfleet_core::message::Beat;
 use keyfleet_core::state::{Image, Meta};
 use keyfleet_core::trust::{Found, Mark, TermId, Trust};
@@ -59,7 +59,8 @@ impl<'d> Reign<'d> {
         let epoch = won.meta.epoch;
         let term = Term { epoch, time: meta.time, blind_until: meta.blind_until, suspect: driver.suspect };
         let began = if driver.suspect { 0 } else { saved.rev };
-        let ledger = Ledger::new(crate::roster(&driver.config.borrow_and_update()), saved, term, now);
+        let roster = crate::roster(&driver.config.borrow_and_update());
+        let (ledger, mut first) = Ledger::new(roster, saved, term, now);
         let author = driver.candidate.term(epoch).to_string();
         let meta = Meta { epoch, leader: won.meta.leader, store: identity, author, ..follow(meta, position) };
         driver.candidate.above = epoch;
@@ -73,10 +74,10 @@ impl<'d> Reign<'d> {
             scan_at: now.mono,
             beat_at: now.mono,
         };
-        let mut first = Step::default();
         if takes_over {
-            first.entries = reign.ledger.all_entries(now);
+            first.entries.extend(reign.ledger.all_entries(now));
         }
+        // Of what it decides the first beat tells, which also says that decisions of earlier leaders hold.
         reign.commit(vec![first]).await.map_err(|()| NotBegun::NotWritten)?;
         reign.driver.suspect = false;
         reign.driver.post.note(|pulse| {

@@ -284,6 +284,40 @@ async fn what_an_earlier_release_saved_is_taken_over_once() {
     assert!(driver.old.is_none());
 }
 
+/// Gateways read what is stored, and the coordinator would never say again that it is over.
+#[tokio::test]
+async fn a_block_of_a_key_that_is_gone_is_removed_by_the_next_leader() {
+    let store = Arc::new(MemoryStore::default());
+    let mut first = fixture(&store);
+    let stop = CancellationToken::new();
+    let scene = async {
+        led(&first.gateway).await;
+        assert_eq!(first.gateway.ask(block(&first.key)).await, Ok(Answer::Done));
+        stop.cancel();
+    };
+    assert_eq!(play(&mut first.driver, &stop, scene).await, End::Stopped);
+    let before = store.load().await.unwrap().meta.rev;
+    let mut second = fixture(&store);
+    second.driver.witness = first.driver.witness.clone();
+    second.config.send_modify(|config| Arc::make_mut(config).groups.clear());
+    let stop = CancellationToken::new();
+    let scene = async {
+        let mut news = second.gateway.listen().await.unwrap();
+        let beat = loop {
+            if let Heard::Beat(beat) = news.next().await {
+                break beat;
+            }
+        };
+        assert_eq!((beat.began, beat.rev), (before, before + 1));
+        let missed = store.since(before).await.unwrap().unwrap();
+        let cleared = Change::Cleared { subject: Subject::Key(first.key.clone()), slow_start: false };
+        assert_eq!(missed[0].changes, [cleared]);
+        assert!(!is_blocked(&store.load().await.unwrap(), &first.key));
+        stop.cancel();
+    };
+    assert_eq!(play(&mut second.driver, &stop, scene).await, End::Stopped);
+}
+
 #[test]
 fn reading_goes_on_where_it_ended_or_where_the_stream_begins() {
     let from = |stream: &str, before, last| {

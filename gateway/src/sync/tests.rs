@@ -52,7 +52,7 @@ async fn fixture() -> (Arc<App>, Leader) {
         limits: config.rules(),
     };
     let term = Term { epoch: meta.epoch, ..Term::default() };
-    let ledger = Ledger::new(roster, Saved::default(), term, clock::now());
+    let (ledger, _) = Ledger::new(roster, Saved::default(), term, clock::now());
     let keys = keys.into_iter().map(|key| key.id.clone()).collect();
     let (_, reach) = tokio::sync::watch::channel(keyfleet_service::reach::Reach::default());
     let fabric = Fabric { bus: Arc::new(gateway), store: store.clone(), reach };

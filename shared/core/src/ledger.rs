@@ -25,7 +25,7 @@ use std::time::Duration;
 use crate::block::{self, Block};
 use crate::health::{self, Health, Score};
 use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
-use crate::message::{Change, Delta, Operation, Owned, Record, Report, Snapshot, Subject};
+use crate::message::{Change, Delta, Operation, Owned, Record, Report, Subject};
 use crate::outcome::{Cause, Outcome, Retry, Scope};
 use crate::quota::Bucket;
 use crate::quota::message::{LeaseReply, LeaseRequest};
@@ -164,8 +164,9 @@ impl KeyState {
 }
 
 impl Ledger {
-    /// A ledger for a roster, with what an earlier one saved, in a leader's term.
-    pub fn new(roster: Roster, saved: Saved, term: Term, now: Now) -> Self {
+    /// A ledger for a roster, with what an earlier one saved, in a leader's term; and what of that does not hold any
+    /// more, which is the term's first commit.
+    pub fn new(roster: Roster, saved: Saved, term: Term, now: Now) -> (Self, Step) {
         let mut ledger = Self {
             roster: Roster {
                 keys: Vec::new(),
@@ -192,7 +193,8 @@ impl Ledger {
         ledger.enrol(roster, &saved.health, &saved.fingerprints, now, &mut notes);
         ledger.forget_the_past(now, &mut notes);
         ledger.keep_appointments(&saved.probes, now);
-        ledger
+        let step = ledger.finish(notes, now);
+        (ledger, step)
     }
 
     /// Takes an event.
@@ -228,23 +230,6 @@ impl Ledger {
     /// The revision of what holds.
     pub fn rev(&self) -> u64 {
         self.rev
-    }
-
-    /// Everything that holds.
-    pub fn snapshot(&self, now: Now) -> Snapshot {
-        let blocked = self.blocks.iter().map(|(subject, block)| announce(subject, block, now));
-        let scored =
-            self.keys.iter().map(|(key, state)| Change::Scored { key: key.clone(), score: state.score });
-        let owned = self.owned.iter().map(|(resource, (project, until))| {
-            let ttl_ms = millis(until.since(now.utc));
-            Change::Owned(Owned { resource: resource.clone(), project: project.clone(), ttl_ms })
-        });
-        let limited = self
-            .quotas
-            .learned()
-            .map(|(bucket, learned)| Change::Limited { bucket: bucket.clone(), limit: Some(learned.limit) });
-        let changes = blocked.chain(scored).chain(owned).chain(limited).collect();
-        Snapshot { epoch: self.epoch, rev: self.rev, changes }
     }
 
     fn finish(&mut self, notes: Notes, now: Now) -> Step {

@@ -50,7 +50,7 @@ fn what_is_used_stays_used() {
         Policy { bare_until_midnight: false, max_failures: 3, temporary_block: Duration::from_mins(5) };
     let nobody =
         Roster { keys: Vec::new(), billing_accounts: HashMap::new(), policy, limits: Rules::default() };
-    let mut ledger = Ledger::new(nobody, saved, term, now);
+    let (mut ledger, _) = Ledger::new(nobody, saved, term, now);
     let bucket = |dimension| Bucket::Quota(ProjectId::new("p1"), Model::new("m"), dimension);
     let mut usage: Vec<_> =
         ledger.usage(now).into_iter().map(|(bucket, used, open, _)| (bucket, used, open)).collect();

@@ -47,12 +47,15 @@ impl Ledger {
         notes: &mut Notes,
     ) {
         let mut old = std::mem::take(&mut self.keys);
-        notes.touched.keys.extend(old.keys().cloned());
         let mut replaced = HashSet::new();
         for Member { key, project, fingerprint } in &roster.keys {
             let known = old.remove(key);
             let before = known.as_ref().map(|state| &state.fingerprint).or_else(|| fingerprints.get(key));
             let is_same = before.is_none_or(|before| before == fingerprint);
+            // Most keys are stored as they are: a takeover must not write all of them.
+            if before != Some(fingerprint) {
+                notes.touched.keys.insert(key.clone());
+            }
             if !is_same {
                 replaced.insert(key.clone());
             }
@@ -65,9 +68,10 @@ impl Ledger {
                     now,
                 )
             });
-            notes.touched.keys.insert(key.clone());
             self.keys.insert(key.clone(), KeyState { project: project.clone(), ..state });
         }
+        let gone = old.keys().chain(fingerprints.keys()).filter(|key| !self.keys.contains_key(*key));
+        notes.touched.keys.extend(gone.cloned());
         if roster.limits.client != self.roster.limits.client {
             // Whoever was refused by the limit before need not wait for as long as it was told to.
             let limit = roster.limits.client;

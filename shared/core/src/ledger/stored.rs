@@ -150,8 +150,7 @@ impl Saved {
     }
 }
 
-/// Everything that held when an image was written, as [`Ledger::snapshot`] would have said it then. Entries that cannot
-/// be read are left out; their number comes with it.
+/// Everything that held when an image was written. Entries that cannot be read are left out; their number comes with it.
 pub fn snapshot(image: &Image) -> (Snapshot, usize) {
     let (saved, unread) = Saved::read(image);
     let now = Now { mono: Mono::default(), utc: saved.at };
