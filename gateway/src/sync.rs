@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keyfleet_core::ledger;
 use keyfleet_core::message::{Answer, Ask, Beat, Delta, Record, Report};
-use keyfleet_core::time::Now;
+use keyfleet_core::time::{Mono, Now};
 use keyfleet_fabric::bus::{Heard, Unreachable};
 use keyfleet_fabric::store::StoreError;
 use keyfleet_service::clock;
@@ -102,7 +102,9 @@ impl Following<'_> {
             && let Ok(Some(missed)) = store.since(rev).await
         {
             // What an earlier leader stored and did not live to tell holds as well.
-            missed.iter().for_each(|delta| self.take(delta));
+            for delta in &missed {
+                self.take(delta);
+            }
             return;
         }
         match store.load().await {
@@ -180,30 +182,33 @@ impl Following<'_> {
     }
 }
 
-/// The report that is on its way, if any: it is sent unchanged until it is stored.
+/// The report that is on its way, if any: it is sent until it is stored, and grows old but does not change otherwise.
 #[derive(Debug, Default)]
 pub(crate) struct Reporting {
     seq: u64,
-    under_way: Option<Report>,
+    /// With when it was made.
+    under_way: Option<(Mono, Report)>,
 }
 
 impl Reporting {
     /// The report to send now.
-    fn next(&mut self, app: &App) -> Option<Report> {
+    fn next(&mut self, app: &App, now: Mono) -> Option<Report> {
         if self.under_way.is_none() {
-            let Taken { records, traces } = app.pool.reports.take();
+            let Taken { records, traces } = app.pool.reports.take(now);
             if records.is_empty() {
                 return None;
             }
             let report = Report { replica: app.replica.clone(), seq: self.seq + 1, records, traces };
-            self.under_way = Some(report);
+            self.under_way = Some((now, report));
         }
-        self.under_way.clone()
+        let (made, mut report) = self.under_way.clone()?;
+        report.records.iter_mut().for_each(|record| record.wait(now.since(made)));
+        Some(report)
     }
 
     /// How much it tells.
     fn under_way(&self) -> u64 {
-        self.under_way.iter().flat_map(|report| &report.records).map(Record::count).sum()
+        self.under_way.iter().flat_map(|(_, report)| &report.records).map(Record::count).sum()
     }
 
     fn sent(&mut self) {
@@ -232,7 +237,7 @@ async fn tell_all(app: &App) -> Result<(), Unreachable> {
     let mut refused = 0;
     loop {
         let mut reporting = app.reporting.lock().await;
-        let Some(report) = reporting.next(app) else { return Ok(()) };
+        let Some(report) = reporting.next(app, clock::mono()) else { return Ok(()) };
         match app.fabric.bus.report(&report).await {
             Ok(()) => {
                 reporting.sent();

@@ -162,6 +162,8 @@ impl Permit {
                 .filter(|_| self.live.config.quota.learn_limits && outcome.scope == Scope::Bucket)
                 .filter_map(|stated| Some((stated.dimension.quota()?, stated.limit)))
                 .collect(),
+            in_a_row: None,
+            age_ms: 0,
         };
         self.pool.reports.push_traced(failed, self.trace);
         trial.judged(concerned, &self.pool.reports);
@@ -188,6 +190,7 @@ impl Permit {
                         recovery_ms: u64::try_from(policy.recovery.as_millis()).unwrap_or(u64::MAX),
                         draw,
                         probe,
+                        age_ms: 0,
                     };
                     self.pool.reports.push_traced(tripped, self.trace);
                 }

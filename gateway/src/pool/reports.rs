@@ -1,16 +1,20 @@
 //! What waits to be reported. Recording never waits, and what tells the same is folded into one, so that a coordinator
 //! may be away for any length of time: what waits is bounded by the keys and models in use, and no count is lost.
 //!
-//! Decisions need the last failure of each kind and the order of these; a record that is folded into moves to the end.
+//! Decisions need the last failure of each kind, how long ago it was, and the order of these; a record that is folded into
+//! moves to the end.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use keyfleet_core::id::{Host, KeyId, Model, Resource};
 use keyfleet_core::message::{MOST_TRACES, Record, Subject};
 use keyfleet_core::outcome::{Cause, Scope};
 use keyfleet_core::quota::LotId;
+use keyfleet_core::time::Mono;
 use keyfleet_core::trace::TraceParent;
+use keyfleet_service::clock;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -38,6 +42,8 @@ struct Waiting {
     /// In the order in which they are told.
     records: BTreeMap<u64, Traced>,
     places: HashMap<Kind, u64>,
+    /// The place of each key's last answers.
+    answered: HashMap<KeyId, u64>,
     next: u64,
     owners: usize,
 }
@@ -45,6 +51,8 @@ struct Waiting {
 /// A record, and the last request that it tells of, if that is known.
 #[derive(Debug)]
 struct Traced {
+    /// When it was last added to.
+    at: Mono,
     record: Record,
     trace: Option<TraceParent>,
 }
@@ -75,7 +83,7 @@ impl Reports {
 
     /// The same, with the request that it tells of.
     pub(crate) fn push_traced(&self, record: Record, trace: Option<TraceParent>) {
-        let lost = self.waiting.lock().add(Traced { record, trace });
+        let lost = self.waiting.lock().add(Traced { at: clock::mono(), record, trace });
         if lost > 0 {
             self.dropped.fetch_add(lost, Relaxed);
         } else {
@@ -84,8 +92,8 @@ impl Reports {
     }
 
     /// Takes the first ones, as many as fit into one report.
-    pub(crate) fn take(&self) -> Taken {
-        self.waiting.lock().take()
+    pub(crate) fn take(&self, now: Mono) -> Taken {
+        self.waiting.lock().take(now)
     }
 
     /// Waits until something is there.
@@ -108,7 +116,7 @@ impl Waiting {
     /// Says how many attempts or owners found no room.
     fn add(&mut self, later: Traced) -> u64 {
         let kind = Kind::of(&later.record);
-        let earlier = self.places.get(&kind).and_then(|place| self.records.remove(place));
+        let earlier = self.places.get(&kind).and_then(|place| Some((*place, self.records.remove(place)?)));
         let is_owner = matches!(kind, Kind::Owner(_));
         if earlier.is_none() {
             let counts = self.records.len() - self.owners;
@@ -117,22 +125,27 @@ impl Waiting {
             }
             self.owners += usize::from(is_owner);
         }
-        self.records.insert(
-            self.next,
-            match earlier {
-                Some(earlier) => Traced {
-                    record: folded(earlier.record, later.record),
+        let record = match earlier {
+            Some((place, earlier)) => {
+                let is_new_row = matches!(&later.record, Record::Failed { key, .. } if self.answered.get(key) > Some(&place));
+                Traced {
+                    at: later.at,
+                    record: folded(earlier.record, later.record, later.at.since(earlier.at), is_new_row),
                     trace: later.trace.or(earlier.trace),
-                },
-                None => later,
-            },
-        );
+                }
+            }
+            None => later,
+        };
+        if let Kind::Answers(key, ..) = &kind {
+            self.answered.insert(key.clone(), self.next);
+        }
+        self.records.insert(self.next, record);
         self.places.insert(kind, self.next);
         self.next += 1;
         0
     }
 
-    fn take(&mut self) -> Taken {
+    fn take(&mut self, now: Mono) -> Taken {
         let (mut taken, mut bytes) = (Taken::default(), 0);
         while taken.records.len() < REPORT_RECORDS
             && let Some(first) = self.records.first_entry()
@@ -141,10 +154,17 @@ impl Waiting {
             if bytes > REPORT_BYTES && !taken.records.is_empty() {
                 break;
             }
-            let Traced { record, trace } = first.remove();
+            let place = *first.key();
+            let Traced { at, mut record, trace } = first.remove();
+            record.wait(now.since(at));
             let kind = Kind::of(&record);
             self.owners -= usize::from(matches!(kind, Kind::Owner(_)));
             self.places.remove(&kind);
+            if let Kind::Answers(key, ..) = &kind
+                && self.answered.get(key) == Some(&place)
+            {
+                self.answered.remove(key);
+            }
             taken.records.push(record);
             if let Some(trace) = trace {
                 taken.tells_of(trace);
@@ -193,8 +213,9 @@ fn names(record: &Record) -> usize {
     }
 }
 
-/// One record for two of the same kind.
-fn folded(earlier: Record, mut later: Record) -> Record {
+/// One record for two of the same kind, the later one of which came so long after the other. `is_new_row`: the key has
+/// answered in between.
+fn folded(earlier: Record, mut later: Record, after: Duration, is_new_row: bool) -> Record {
     match (earlier, &mut later) {
         (Record::Succeeded { n: before, ttfb_ms: mean, .. }, Record::Succeeded { n, ttfb_ms, .. }) => {
             let all = u64::from(before) + u64::from(*n);
@@ -203,8 +224,18 @@ fn folded(earlier: Record, mut later: Record) -> Record {
             *ttfb_ms = u32::try_from((sum + all / 2) / all.max(1)).unwrap_or(u32::MAX);
             *n = u32::try_from(all).unwrap_or(u32::MAX);
         }
-        (Record::Failed { n: before, limits: told, .. }, Record::Failed { n, limits, .. }) => {
+        (
+            Record::Failed { n: before, limits: told, retry_after_ms: asked, in_a_row: row, .. },
+            Record::Failed { n, limits, retry_after_ms, in_a_row, .. },
+        ) => {
+            let row = if is_new_row { 0 } else { row.unwrap_or(before) };
+            let own = in_a_row.unwrap_or(*n);
             *n = n.saturating_add(before);
+            *in_a_row = Some(row.saturating_add(own)).filter(|row| row != n);
+            // What the upstream asked before still holds for the rest of its time.
+            let passed = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            let rest = asked.map(|asked| asked.saturating_sub(passed)).filter(|rest| *rest > 0);
+            *retry_after_ms = rest.max(*retry_after_ms);
             // What an error has told of a limit is true until another tells better.
             let known = |dimension| limits.iter().any(|(other, _)| *other == dimension);
             let kept: Vec<_> = told.into_iter().filter(|(dimension, _)| !known(*dimension)).collect();
@@ -238,6 +269,8 @@ mod tests {
             draw: 0,
             probe,
             limits: Vec::new(),
+            in_a_row: None,
+            age_ms: 0,
         }
     }
 
@@ -259,18 +292,21 @@ mod tests {
         let reports = Reports::default();
         for n in 0..50_000 {
             reports.push(answers("a", 1, if n % 2 == 0 { 10 } else { 30 }));
-            reports.push(busy("a", 1, Some(100 + n), &[(Dimension::Rpm, n)]));
+            reports.push(busy("a", 1, Some(n), &[(Dimension::Rpm, n)]));
             reports.push(busy("b", 1, None, &[]));
         }
-        reports.push(busy("a", 2, Some(3), &[(Dimension::Tpm, 7)]));
+        reports.push(busy("a", 2, Some(60_000), &[(Dimension::Tpm, 7)]));
         assert_eq!((reports.waiting(), reports.dropped()), (150_002, 0));
-        let told = reports.take().records;
-        let last = busy("a", 50_002, Some(3), &[(Dimension::Tpm, 7), (Dimension::Rpm, 49_999)]);
+        let told = reports.take(Mono::default()).records;
+        let mut last = busy("a", 50_002, Some(60_000), &[(Dimension::Tpm, 7), (Dimension::Rpm, 49_999)]);
+        if let Record::Failed { in_a_row, .. } = &mut last {
+            *in_a_row = Some(3); // since the last answer
+        }
         let Record::Succeeded { n, ttfb_ms, .. } = told[0] else { panic!("{told:?}") };
         assert_eq!(n, 50_000);
         assert!((10..=30).contains(&ttfb_ms), "{ttfb_ms}");
         assert_eq!(told[1..], [busy("b", 50_000, None, &[]), last]);
-        assert_eq!(reports.take().records, []);
+        assert_eq!(reports.take(Mono::default()).records, []);
     }
 
     #[test]
@@ -284,12 +320,58 @@ mod tests {
         reports.push(failure("a", Cause::PerDay, false));
         reports.push(refused());
         let kinds: Vec<_> = reports
-            .take()
+            .take(Mono::default())
             .records
             .iter()
             .map(|record| (matches!(record, Record::Failed { probe: true, .. }), record.count()))
             .collect();
         assert_eq!(kinds, [(false, 1), (false, 1), (true, 2)], "the last probe met the block");
+    }
+
+    fn at(ms: u64) -> Mono {
+        Mono::from_ms(ms)
+    }
+
+    #[test]
+    fn what_waits_grows_old_and_keeps_what_the_upstream_asked_for() {
+        let mut waiting = Waiting::default();
+        waiting.add(Traced { at: at(1_000), record: busy("a", 1, Some(30_000), &[]), trace: None });
+        waiting.add(Traced { at: at(1_000), record: busy("b", 1, Some(30_000), &[]), trace: None });
+        waiting.add(Traced { at: at(11_000), record: busy("a", 1, Some(5_000), &[]), trace: None });
+        waiting.add(Traced { at: at(40_000), record: busy("b", 1, None, &[]), trace: None });
+        let told: Vec<_> = waiting
+            .take(at(41_000))
+            .records
+            .into_iter()
+            .map(|record| match record {
+                Record::Failed { retry_after_ms, age_ms, .. } => (retry_after_ms, age_ms),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [(Some(20_000), 30_000), (None, 1_000)]);
+    }
+
+    #[test]
+    fn failures_with_an_answer_in_between_are_not_in_a_row() {
+        let fails = |key| failure(key, Cause::CredentialRejected, false);
+        let mut waiting = Waiting::default();
+        for record in [fails("a"), fails("b"), answers("a", 1, 1), fails("a"), fails("b"), fails("a")] {
+            waiting.add(Traced { at: at(0), record, trace: None });
+        }
+        let rows = |waiting: &mut Waiting| {
+            let told = waiting.take(at(0)).records.into_iter();
+            told.filter_map(|record| match record {
+                Record::Failed { n, in_a_row, .. } => Some((n, in_a_row)),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+        };
+        assert_eq!(rows(&mut waiting), [(2, None), (3, Some(2))]);
+        assert!(waiting.answered.is_empty());
+        for record in [fails("a"), answers("a", 1, 1), fails("a"), answers("a", 1, 1), fails("a")] {
+            waiting.add(Traced { at: at(0), record, trace: None });
+        }
+        assert_eq!(rows(&mut waiting), [(3, Some(1))]);
     }
 
     #[test]
@@ -306,7 +388,7 @@ mod tests {
         reports.push(answers("7", 5, 1));
         assert_eq!(reports.dropped(), 6);
         let mut told = 0;
-        while let records = reports.take().records
+        while let records = reports.take(Mono::default()).records
             && !records.is_empty()
         {
             told += records.iter().map(Record::count).sum::<u64>();
@@ -323,10 +405,11 @@ mod tests {
         (0..8).for_each(|n| reports.push(owner(&format!("{long}{n}"))));
         reports.push(owner(&long.repeat(10)));
         (0..5_000).for_each(|n| reports.push(answers(&n.to_string(), 1, 1)));
-        let sizes: Vec<_> =
-            std::iter::from_fn(|| Some(reports.take().records).filter(|taken| !taken.is_empty()))
-                .map(|taken| taken.len())
-                .collect();
+        let sizes: Vec<_> = std::iter::from_fn(|| {
+            Some(reports.take(Mono::default()).records).filter(|taken| !taken.is_empty())
+        })
+        .map(|taken| taken.len())
+        .collect();
         assert_eq!(sizes[..3], [4, 4, 1], "what is larger alone goes alone");
         assert!(
             sizes.iter().all(|n| *n <= REPORT_RECORDS) && sizes.iter().sum::<usize>() == 5_009,
@@ -345,12 +428,12 @@ mod tests {
         reports.push(failure("a", Cause::Leaked, false));
         reports.push_traced(failure("b", Cause::Leaked, false), trace(2, 2));
         reports.push(answers("c", 1, 1));
-        let taken = reports.take();
+        let taken = reports.take(Mono::default());
         assert_eq!((taken.records.len(), taken.traces), (3, vec![trace(2, 1).unwrap()]));
         for n in 1..=20 {
             reports.push_traced(failure(&n.to_string(), Cause::Leaked, false), trace(n, n));
         }
         let first: Vec<_> = (1..=MOST_TRACES).filter_map(|n| trace(n, n)).collect();
-        assert_eq!(reports.take().traces, first);
+        assert_eq!(reports.take(Mono::default()).traces, first);
     }
 }

@@ -87,7 +87,8 @@ impl Leader {
     async fn hear(&mut self) -> Report {
         loop {
             let told = tokio::time::timeout(SOON, self.bus.next()).await.expect("a report");
-            if let Told::Report { report, .. } = told {
+            if let Told::Report { mut report, .. } = told {
+                report.records.iter_mut().for_each(forget_age);
                 return report;
             }
         }
@@ -114,6 +115,13 @@ async fn eventually(what: &str, done: impl Fn() -> bool) {
     waited.await.unwrap_or_else(|_| panic!("{what} does not happen"));
 }
 
+/// How long it took is another matter.
+fn forget_age(record: &mut Record) {
+    if let Record::Failed { age_ms, .. } = record {
+        *age_ms = 0;
+    }
+}
+
 fn finding(model: &str) -> Record {
     Record::Failed {
         key: KeyId::new("k"),
@@ -125,6 +133,8 @@ fn finding(model: &str) -> Record {
         draw: 0,
         probe: false,
         limits: Vec::new(),
+        in_a_row: None,
+        age_ms: 0,
     }
 }
 
@@ -274,6 +284,20 @@ async fn a_report_is_sent_unchanged_until_it_is_stored() {
     sync.abort();
 }
 
+#[tokio::test]
+async fn a_report_that_cannot_be_sent_grows_old() {
+    let (app, _leader) = fixture().await;
+    app.pool.reports.push(finding("m"));
+    let mut reporting = Reporting::default();
+    let now = clock::mono();
+    let mut age = |secs| {
+        let report = reporting.next(&app, now.plus(Duration::from_secs(secs))).unwrap();
+        let [Record::Failed { age_ms, .. }] = report.records[..] else { panic!("{report:?}") };
+        age_ms / 1_000
+    };
+    assert_eq!([10, 40, 100].map(&mut age), [10, 40, 100]);
+}
+
 /// Another gateway's reports leave no room.
 async fn fill(app: &App) {
     for seq in 1..=REPORTS as u64 {
@@ -358,7 +382,10 @@ async fn the_last_findings_are_reported_and_quota_is_given_back() {
     while !(given_back && reported) {
         match tokio::time::timeout(SOON, leader.bus.next()).await.expect("the last words") {
             Told::Ask(Ask::Lease(_), _) => given_back = true,
-            Told::Report { report, .. } => reported = report.records == [finding("last")],
+            Told::Report { mut report, .. } => {
+                report.records.iter_mut().for_each(forget_age);
+                reported = report.records == [finding("last")];
+            }
             told => panic!("{told:?}"),
         }
     }

@@ -27,10 +27,11 @@ use crate::health::{self, Health, Score};
 use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
 use crate::message::{Change, Delta, Operation, Owned, Record, Report, Subject};
 use crate::outcome::{Cause, Outcome, Retry, Scope};
-use crate::quota::Bucket;
 use crate::quota::message::{LeaseReply, LeaseRequest};
+use crate::quota::{Bucket, Terms};
 use crate::state::Entry;
 use crate::time::{Mono, Now, Utc};
+use blocking::Failure;
 pub use learned::{External, Learned};
 use models::{Models, Slowness};
 use probing::Appointment;
@@ -262,21 +263,37 @@ impl Ledger {
             Record::Succeeded { key, model, n, ttfb_ms, probe } => {
                 self.succeeded(&key, &model, n, ttfb_ms, probe, now, notes);
             }
-            Record::Failed { key, model, scope, cause, n, retry_after_ms, draw, probe, limits } => {
+            Record::Failed {
+                key,
+                model,
+                scope,
+                cause,
+                n,
+                retry_after_ms,
+                draw,
+                probe,
+                limits,
+                in_a_row,
+                age_ms,
+            } => {
                 let retry_after = retry_after_ms.map(Duration::from_millis);
                 let outcome = Outcome { scope, cause, retry: Retry::OtherKey, retry_after };
-                if let Some(state) = self.keys.get(&key) {
-                    let project = state.project.clone();
-                    if scope == Scope::Bucket {
-                        self.refused((&project, &model), cause, &limits, retry_after, now, notes);
-                    }
+                let age = Duration::from_millis(age_ms);
+                if scope == Scope::Bucket
+                    && let Some(project) = self.keys.get(&key).map(|state| state.project.clone())
+                {
+                    let back_in = retry_after.unwrap_or(Terms::MINUTE.window).saturating_sub(age);
+                    self.refused((&project, &model), cause, &limits, back_in, now, notes);
                 }
-                self.failed(&key, &model, &outcome, n, draw, probe, now, notes);
+                let in_a_row = in_a_row.unwrap_or(n);
+                let failure = Failure { outcome, n, in_a_row, draw, probe, at: now.ago(age) };
+                self.failed(&key, &model, &failure, now, notes);
             }
             Record::Owned(owned) => self.own(owned, now, notes),
-            Record::Tripped { host, model, cause, recovery_ms, draw, probe } => {
+            Record::Tripped { host, model, cause, recovery_ms, draw, probe, age_ms } => {
                 let recovery = Duration::from_millis(recovery_ms);
-                self.tripped(Subject::Model(host, model), cause, recovery, draw, probe, now, notes);
+                let at = now.ago(Duration::from_millis(age_ms));
+                self.tripped(Subject::Model(host, model), cause, recovery, (draw, probe), at, now, notes);
             }
             Record::Judged { subject, lot } => {
                 self.quotas.grantor.judged(&Bucket::Probe(subject), replica, lot);
@@ -345,35 +362,29 @@ impl Ledger {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one record")]
-    fn failed(
-        &mut self,
-        key: &KeyId,
-        model: &Model,
-        outcome: &Outcome,
-        n: u32,
-        draw: u32,
-        probe: bool,
-        now: Now,
-        notes: &mut Notes,
-    ) {
+    fn failed(&mut self, key: &KeyId, model: &Model, failure: &Failure, now: Now, notes: &mut Notes) {
+        let Failure { outcome, n, draw, probe, at, .. } = failure;
         let Some(state) = self.keys.get_mut(key) else { return };
         let project = state.project.clone();
         notes.touched.keys.insert(key.clone());
-        self.count(key, model, 0, u64::from(n), notes);
+        self.count(key, model, 0, u64::from(*n), notes);
         let Some(state) = self.keys.get_mut(key) else { return };
         let is_shared = matches!(outcome.scope, Scope::Model | Scope::Egress);
         // What others got before its last failure does not make this one, in a storm, the key's own.
         let before = if is_shared { state.failed_at.replace(now.mono) } else { None };
         let others = self.models.others_succeed(model, &project, before, now.mono);
         if let Some(weight) = health::weight(outcome.scope, outcome.cause, others) {
-            self.charge(key, weight, outcome, n, draw, probe, now, notes);
+            self.charge(key, weight, failure, now, notes);
         }
         let Some(subject) = self.subject(key, model, outcome.scope) else { return };
-        let level = self.next_level(&subject, probe, now);
-        let Some(window) = block::window(outcome, level, &self.roster.policy, now.utc, draw) else { return };
+        let level = self.next_level(&subject, *probe, *at);
+        let Some(window) = block::window(outcome, level, &self.roster.policy, at.utc, *draw) else { return };
+        let found = Block::begin(outcome.cause, window, level, at.utc);
+        if !found.holds(now) {
+            return; // it waited to be reported until it was over
+        }
         for subject in self.paid_together(subject, outcome.scope) {
-            self.block(subject, outcome, window, level, probe, now, notes);
+            self.block(subject, found, *probe, now, notes);
         }
     }
 

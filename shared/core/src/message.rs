@@ -1,6 +1,8 @@
 //! What gateways and the coordinator tell each other. Durations and ages travel, never moments: no two machines
 //! have to agree on the time. Unknown fields are ignored, so that neighbouring releases understand each other.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::health::Score;
@@ -66,6 +68,12 @@ pub enum Record {
         /// The limits that the error told.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         limits: Vec<(Dimension, u64)>,
+        /// How many of them the key has had in a row, without an answer in between; `None`: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        in_a_row: Option<u32>,
+        /// How long ago the last of them was, in ms.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        age_ms: u64,
     },
     /// A replica's breaker of a model has opened, or stays open because the single request that tried failed.
     Tripped {
@@ -81,6 +89,9 @@ pub enum Record {
         draw: u32,
         /// It was the single request that the breaker had let through.
         probe: bool,
+        /// How long ago it was, in ms.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        age_ms: u64,
     },
     /// The single requests that a model's breaker had let through were answered.
     Recovered {
@@ -108,6 +119,13 @@ impl Record {
             Self::Tripped { .. } | Self::Recovered { .. } | Self::Judged { .. } | Self::Owned(_) => 1,
         }
     }
+
+    /// It has waited for so long. Of what closes nothing the age does not matter.
+    pub fn wait(&mut self, span: Duration) {
+        if let Self::Failed { age_ms, .. } | Self::Tripped { age_ms, .. } = self {
+            *age_ms = age_ms.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        }
+    }
 }
 
 const fn one() -> u32 {
@@ -117,6 +135,11 @@ const fn one() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 const fn is_one(n: &u32) -> bool {
     *n == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Who owns a resource of the upstream.

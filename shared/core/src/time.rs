@@ -135,6 +135,12 @@ pub struct Now {
 }
 
 impl Now {
+    /// The moment so long before this one.
+    #[must_use]
+    pub fn ago(self, span: Duration) -> Self {
+        Self { mono: self.mono.minus(span), utc: Utc(self.utc.0.saturating_sub_unsigned(ms(span))) }
+    }
+
     /// The moment of this process's clock at which the calendar will show `utc`, if nobody sets the clock.
     pub fn mono_at(self, utc: Utc) -> Mono {
         if utc == Utc::FOREVER { Mono::FOREVER } else { self.mono.plus(utc.since(self.utc)) }

@@ -1,37 +1,47 @@
 //! What failures keep traffic away from, and what lets it back.
 
 use super::{Ledger, Notes, announce, make_room, score};
-use crate::block::{self, Block, Window};
+use crate::block::{self, Block};
 use crate::id::{KeyId, Model};
 use crate::message::{Change, Subject};
 use crate::outcome::{Outcome, Scope};
 use crate::time::Now;
 
+/// Failures of one key that tell the same.
+pub(super) struct Failure {
+    pub(super) outcome: Outcome,
+    pub(super) n: u32,
+    /// How many of them the key has had without an answer in between.
+    pub(super) in_a_row: u32,
+    pub(super) draw: u32,
+    /// It was the single request that a block had let through.
+    pub(super) probe: bool,
+    /// When the last of them was; it may have waited to be reported.
+    pub(super) at: Now,
+}
+
 impl Ledger {
     /// Charges failures to the key itself; too many in a row block it for a while, and so does one where a probe was
     /// to show that they are over.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one failure")]
     pub(super) fn charge(
         &mut self,
         key: &KeyId,
         weight: f64,
-        outcome: &Outcome,
-        n: u32,
-        draw: u32,
-        probe: bool,
+        failure: &Failure,
         now: Now,
         notes: &mut Notes,
     ) {
+        let Failure { outcome, n, in_a_row, draw, probe, at } = failure;
         let policy = self.roster.policy;
         let Some(state) = self.keys.get_mut(key) else { return };
-        state.health.failed(weight * f64::from(n), now.mono);
+        state.health.failed(weight * f64::from(*n), now.mono);
         // Only what is the key's own fault takes it out. An overload that strikes some of all calls strikes every key
         // a few times in a row.
         if outcome.scope == Scope::Key {
-            state.failures_in_a_row = state.failures_in_a_row.saturating_add(n);
+            state.failures_in_a_row = state.failures_in_a_row.saturating_add(*in_a_row);
         }
         let subject = Subject::Key(key.clone());
-        let again = probe && self.blocks.get(&subject).is_some_and(|block| block.holds(now));
+        let again = *probe && self.blocks.get(&subject).is_some_and(|block| block.holds(now));
         let own = outcome.scope == Scope::Key;
         let blocked = own && (again || state.failures_in_a_row >= policy.max_failures);
         if blocked {
@@ -40,23 +50,12 @@ impl Ledger {
         score(key, state, now, notes);
         if blocked {
             let level = self.next_level(&subject, true, now);
-            let window = block::temporary(level, &policy, draw);
-            self.block(subject, outcome, window, level, true, now, notes);
+            let window = block::temporary(level, &policy, *draw);
+            self.block(subject, Block::begin(outcome.cause, window, level, at.utc), true, now, notes);
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a block has this many parts")]
-    pub(super) fn block(
-        &mut self,
-        subject: Subject,
-        outcome: &Outcome,
-        window: Window,
-        level: u32,
-        anew: bool,
-        now: Now,
-        notes: &mut Notes,
-    ) {
-        let found = Block::begin(outcome.cause, window, level, now.utc);
+    pub(super) fn block(&mut self, subject: Subject, found: Block, anew: bool, now: Now, notes: &mut Notes) {
         let old = self.blocks.get(&subject).filter(|block| block.holds(now)).copied();
         let block = match old {
             // What requests that were under way still find out does not undo an operator's decision.
@@ -71,7 +70,7 @@ impl Ledger {
             Some(old) => old.extend(found),
             None => found,
         };
-        if outcome.cause.is_terminal()
+        if found.cause.is_terminal()
             && let Subject::Key(key) = &subject
             && let Some(state) = self.keys.get_mut(key)
         {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Ledger, Notes};
-use crate::block;
+use crate::block::{self, Block};
 use crate::message::Subject;
 use crate::outcome::Cause;
 use crate::time::Now;
@@ -20,14 +20,14 @@ impl Ledger {
         subject: Subject,
         cause: Cause,
         recovery: Duration,
-        draw: u32,
-        probe: bool,
+        (draw, probe): (u32, bool),
+        at: Now,
         now: Now,
         notes: &mut Notes,
     ) {
-        let level = self.next_level(&subject, probe, now);
+        let level = self.next_level(&subject, probe, at);
         let window = block::tripped(recovery, level, draw);
-        self.block(subject, &cause.outcome(), window, level, probe, now, notes);
+        self.block(subject, Block::begin(cause, window, level, at.utc), probe, now, notes);
     }
 
     /// Closes breakers of models that nobody asks for.

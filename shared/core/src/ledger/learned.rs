@@ -100,13 +100,13 @@ impl Ledger {
     }
 
     /// The upstream has refused for quota. What the error stated counts, and as used until the upstream says otherwise:
-    /// nobody knows what was sent before it was known.
+    /// nobody knows what was sent before it was known. `back_in`: when all that a minute allows is back.
     pub(super) fn refused(
         &mut self,
         (project, model): (&ProjectId, &Model),
         cause: Cause,
         stated: &[(Dimension, u64)],
-        retry_after: Option<Duration>,
+        back_in: Duration,
         now: Now,
         notes: &mut Notes,
     ) {
@@ -118,7 +118,7 @@ impl Ledger {
         });
         for (dimension, limit) in stated {
             let bucket = Bucket::Quota(project.clone(), model.clone(), *dimension);
-            self.learn(&bucket, *dimension, *limit, retry_after, now, notes);
+            self.learn(&bucket, *dimension, *limit, back_in, now, notes);
         }
         let (dimensions, is_named): (&[Dimension], bool) = match cause {
             Cause::PerMinute => (&[Dimension::Rpm], true),
@@ -148,7 +148,7 @@ impl Ledger {
         bucket: &Bucket,
         dimension: Dimension,
         limit: u64,
-        retry_after: Option<Duration>,
+        back_in: Duration,
         now: Now,
         notes: &mut Notes,
     ) {
@@ -167,8 +167,7 @@ impl Ledger {
         // asked for too many tokens says nothing against a small one.
         if known.is_none() && dimension == Dimension::Rpm {
             let moment = self.quotas.moment(now);
-            let window = Terms::MINUTE.window;
-            let ago = window.saturating_sub(retry_after.unwrap_or(window));
+            let ago = Terms::MINUTE.window.saturating_sub(back_in);
             let time = LedgerTime::from_ms(
                 moment.time.as_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(0)),
             );

@@ -51,7 +51,7 @@ impl Ledger {
             }
         }
         let window = Window { until, probe_after: None };
-        self.block(subject, &Cause::ByOperator.outcome(), window, 0, false, now, notes);
+        self.block(subject, Block::begin(Cause::ByOperator, window, 0, now.utc), false, now, notes);
     }
 
     fn unblock(&mut self, key: &KeyId, now: Now, notes: &mut Notes) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::blocking::Failure;
 use super::{KeyState, Ledger, Notes};
 use crate::block;
 use crate::id::{KeyId, Model};
@@ -82,7 +83,8 @@ impl Ledger {
                 notes.touched.keys.insert(key.clone());
             }
             let model = Model::new("");
-            self.failed(key, &model, &outcome, 1, draw, false, now, notes);
+            let failure = Failure { outcome, n: 1, in_a_row: 1, draw, probe: false, at: now };
+            self.failed(key, &model, &failure, now, notes);
         }
         let says_something = outcome.scope != Scope::Model && outcome.scope != Scope::Egress;
         if let Some(KeyState { appointment, .. }) = self.keys.get_mut(key) {

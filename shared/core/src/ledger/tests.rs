@@ -147,6 +147,25 @@ impl World {
             draw: 0,
             probe,
             limits: Vec::new(),
+            in_a_row: None,
+            age_ms: 0,
+        });
+    }
+
+    /// Three failures that were summed up and waited.
+    fn late(&mut self, key: &str, cause: Cause, in_a_row: Option<u32>, asked_ms: Option<u64>, age_ms: u64) {
+        self.report(Record::Failed {
+            key: KeyId::new(key),
+            model: Model::new(MODEL),
+            scope: cause.outcome().scope,
+            cause,
+            n: 3,
+            retry_after_ms: asked_ms,
+            draw: 0,
+            probe: false,
+            limits: Vec::new(),
+            in_a_row,
+            age_ms,
         });
     }
 
@@ -306,7 +325,15 @@ fn what_no_longer_holds_when_a_leader_begins_is_not_stored_any_more() {
     let (host, model) = (Host::new("h"), Model::new(MODEL));
     let breaker = Subject::Model(host.clone(), model.clone());
     let cause = Cause::Overloaded;
-    world.report(Record::Tripped { host, model, cause, recovery_ms: 2_000, draw: 0, probe: false });
+    world.report(Record::Tripped {
+        host,
+        model,
+        cause,
+        recovery_ms: 2_000,
+        draw: 0,
+        probe: false,
+        age_ms: 0,
+    });
     assert_eq!(world.holds().len(), 3);
     world.ms = 3_600_000;
     let mut fewer = roster();
@@ -534,11 +561,39 @@ fn failures_that_were_summed_up_weigh_and_count_as_many() {
         draw: 0,
         probe: false,
         limits: Vec::new(),
+        in_a_row: None,
+        age_ms: 0,
     });
     assert!(at_once.blocked.contains_key(&key("a1")), "three in a row");
     assert_eq!(at_once.blocked, one_by_one.blocked);
     assert_eq!(at_once.scores, one_by_one.scores);
     assert_eq!(at_once.saved().totals, one_by_one.saved().totals);
+}
+
+#[test]
+fn failures_that_were_summed_up_and_were_apart_are_not_in_a_row() {
+    let mut world = world();
+    world.late("a1", Cause::CredentialRejected, Some(2), None, 0);
+    assert!(world.blocked.is_empty(), "{:?}", world.blocked);
+    world.late("a1", Cause::CredentialRejected, Some(1), None, 0);
+    assert!(world.blocked.contains_key(&key("a1")));
+}
+
+/// A gateway was cut off for a while.
+#[test]
+fn what_waited_to_be_reported_blocks_for_the_rest_of_its_time() {
+    let mut world = world();
+    world.late("a1", Cause::PerMinute, None, Some(30_000), 20_000);
+    assert_eq!(world.ttl(&bucket("a")), Some(10_020));
+    world.late("b1", Cause::PerMinute, None, Some(30_000), 120_000);
+    assert!(!world.blocked.contains_key(&bucket("b")), "it is over");
+    // The pool's calendar shows 12:00 UTC, four hours after midnight of the upstream's day.
+    world.late("b1", Cause::PerDay, None, None, 5 * 3_600_000);
+    assert!(!world.blocked.contains_key(&bucket("b")), "it was yesterday");
+    world.late("b1", Cause::PerDay, None, None, 3_600_000);
+    assert!(world.blocked.contains_key(&bucket("b")));
+    let failed: u64 = world.saved().totals.iter().map(|(_, totals)| totals.failed).sum();
+    assert_eq!(failed, 12, "and every one counts");
 }
 
 #[test]
@@ -572,6 +627,8 @@ fn a_limit_that_an_error_tells_is_kept_to_and_lapses() {
         draw: 0,
         probe: false,
         limits: vec![(crate::quota::Dimension::Rpm, 10)],
+        in_a_row: None,
+        age_ms: 0,
     });
     assert_eq!(world.ledger.limit(&bucket), Some(10));
     let want = |n| crate::quota::message::Want { bucket: bucket.clone(), need: n, ahead: 0, debt: 0 };

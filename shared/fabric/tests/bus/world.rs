@@ -147,6 +147,8 @@ pub(crate) fn report(replica: &str, seq: u64) -> Report {
             draw: u32::MAX,
             probe: true,
             limits: Vec::new(),
+            in_a_row: None,
+            age_ms: 0,
         },
     ];
     Report { replica: ReplicaId::new(replica), seq, records, traces: Vec::new() }

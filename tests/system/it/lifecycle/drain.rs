@@ -139,11 +139,8 @@ async fn a_short_drain_is_only_complained_about_if_a_request_is_lost() {
         // Its connection stays open, idle.
         let client = gateway.client();
         assert_eq!(client.get("/health").await.expect("an answer").status, 200);
-        let stream = if busy {
-            Some(Stream::open(&gateway, "/v1/chat/completions", &chat(true)).await)
-        } else {
-            None
-        };
+        let stream =
+            if busy { Some(Stream::open(&gateway, "/v1/chat/completions", &chat(true)).await) } else { None };
         gateway.signal("TERM");
         assert_eq!(gateway.exit().await.code(), Some(0));
         assert_eq!(gateway.logs().contains("the drain time is over"), busy, "{}", gateway.logs());

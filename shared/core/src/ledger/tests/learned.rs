@@ -23,6 +23,8 @@ impl World {
             draw: 0,
             probe: false,
             limits: limits.to_vec(),
+            in_a_row: None,
+            age_ms: 0,
         });
     }
 

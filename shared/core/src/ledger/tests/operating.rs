@@ -127,6 +127,8 @@ fn people_see_totals_and_what_is_used_of_every_bucket() {
         draw: 0,
         probe: false,
         limits: vec![(crate::quota::Dimension::Rpm, 10)],
+        in_a_row: None,
+        age_ms: 0,
     });
     let view = world.ledger.view(now(world.ms));
     let names: Vec<_> = view.iter().map(|view| view.key.as_str()).collect();

@@ -26,12 +26,26 @@ impl World {
     fn trips(&mut self, probe: bool) {
         let (host, model) = (Host::new("host"), Model::new(MODEL));
         let cause = Cause::Overloaded;
-        self.report(Record::Tripped { host, model, cause, recovery_ms: 2_000, draw: 0, probe });
+        self.report(Record::Tripped { host, model, cause, recovery_ms: 2_000, draw: 0, probe, age_ms: 0 });
     }
 
     fn judged(&mut self, subject: &Subject, lot: LotId) {
         self.report(Record::Judged { subject: subject.clone(), lot });
     }
+}
+
+#[test]
+fn a_breaker_whose_report_waited_may_be_tried_at_once() {
+    let mut world = world();
+    world.ms = 60_000;
+    let (host, model_name) = (Host::new("host"), Model::new(MODEL));
+    let cause = Cause::Overloaded;
+    let (recovery_ms, draw, probe) = (2_000, 0, false);
+    let tripped = Record::Tripped { host, model: model_name, cause, recovery_ms, draw, probe, age_ms: 1_500 };
+    world.report(tripped);
+    assert_eq!(world.asks("r", 1, &model()), Err(500));
+    world.ms += 500;
+    assert!(world.asks("r", 2, &model()).is_ok());
 }
 
 #[test]

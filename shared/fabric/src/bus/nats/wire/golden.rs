@@ -48,6 +48,8 @@ fn reports() {
         draw,
         probe,
         limits,
+        in_a_row: None,
+        age_ms: 0,
     };
     let (key, model) = (KeyId::new("k1"), Model::new("gemini-2.5-flash"));
     let limits = vec![(Dimension::Rpm, 10)];
