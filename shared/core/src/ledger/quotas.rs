@@ -1,11 +1,11 @@
 //! The ledger's quotas: limits that operators gave and errors told, and the book that keeps to them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::learned::{Externals, Learned};
 use super::{Ledger, Notes, millis};
-use crate::message::Change;
+use crate::message::{Change, Subject};
 use crate::quota::account::{Account, Moment};
 use crate::quota::grantor::Grantor;
 use crate::quota::message::{LeaseReply, LeaseRequest};
@@ -138,5 +138,25 @@ impl Ledger {
             notes.changes.push(Change::Limited { bucket: bucket.clone(), limit: None });
             notes.touched.limits.insert(bucket);
         }
+        self.tell_of_raised_limits(now, notes);
+    }
+
+    /// Whoever was told that a bucket has nothing left for a while, by midnight perhaps, asks again when it may hold
+    /// more, whoever says so. What is blocked is told of when that is over.
+    pub(super) fn tell_of_raised_limits(&mut self, now: Now, notes: &mut Notes) {
+        let Self { roster, blocks, quotas: Quotas { grantor, learned, .. }, .. } = self;
+        let subject = |bucket: &Bucket| match bucket {
+            Bucket::Quota(project, model, _) => Some(Subject::Bucket(project.clone(), model.clone())),
+            _ => None,
+        };
+        let raised = grantor.let_ask_again(|bucket, before| {
+            let after = roster.limits.leasable(bucket);
+            let after = after.or_else(|| learned.get(bucket).map(|learned| learned.limit));
+            let blocked = || subject(bucket).and_then(|subject| blocks.get(&subject));
+            after.is_none_or(|after| after > before) && !blocked().is_some_and(|block| block.holds(now))
+        });
+        let raised: BTreeSet<_> = raised.iter().filter_map(subject).collect();
+        let cleared = raised.into_iter().map(|subject| Change::Cleared { subject, slow_start: false });
+        notes.changes.extend(cleared);
     }
 }

@@ -1,13 +1,12 @@
 //! The keys of a deployment, and what becomes of their state when they change.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{KeyState, Ledger, Notes};
 use crate::block::Policy;
 use crate::health::Health;
 use crate::id::{KeyId, ProjectId};
 use crate::message::{Change, Subject};
-use crate::quota::Bucket;
 use crate::quota::rules::Rules;
 use crate::time::Now;
 
@@ -78,8 +77,8 @@ impl Ledger {
             let limited = self.quotas.grantor.clients();
             notes.changes.extend(limited.map(|bucket| Change::Limited { bucket: bucket.clone(), limit }));
         }
-        let before = std::mem::replace(&mut self.roster, roster).limits;
-        self.tell_of_raised_limits(&before, now, notes);
+        self.roster = roster;
+        self.tell_of_raised_limits(now, notes);
         let projects: HashSet<_> = self.keys.values().map(|state| &state.project).collect();
         let gone = self.blocks.extract_if(|subject, _| match subject {
             Subject::Key(key) | Subject::KeyModel(key, _) => {
@@ -92,27 +91,5 @@ impl Ledger {
             notes.touched.blocks.insert(subject.clone());
             notes.changes.push(Change::Cleared { subject, slow_start: false });
         }
-    }
-
-    /// Whoever was told that a bucket has nothing left for a while asks again when the operator raises its limit.
-    fn tell_of_raised_limits(&self, before: &Rules, now: Now, notes: &mut Notes) {
-        let raised = |bucket: &Bucket| {
-            let Some(before) = before.leasable(bucket) else { return false };
-            self.roster.limits.leasable(bucket).is_none_or(|after| after > before)
-        };
-        let raised: BTreeSet<_> = self
-            .quotas
-            .grantor
-            .buckets()
-            .filter_map(|bucket| match bucket {
-                Bucket::Quota(project, model, _) if raised(bucket) => {
-                    Some(Subject::Bucket(project.clone(), model.clone()))
-                }
-                _ => None,
-            })
-            .filter(|subject| !self.blocks.get(subject).is_some_and(|block| block.holds(now)))
-            .collect();
-        let cleared = raised.into_iter().map(|subject| Change::Cleared { subject, slow_start: false });
-        notes.changes.extend(cleared);
     }
 }

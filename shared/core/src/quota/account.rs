@@ -27,6 +27,9 @@ pub struct Account {
     /// Somebody got less than it needed a moment ago: until then nobody gets anything ahead of its need.
     #[serde(skip)]
     pub(super) short_until: LedgerTime,
+    /// The limit by which somebody was last refused, who may have been told to wait for long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) refused_at: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +48,7 @@ impl Account {
             bucket if bucket.is_daily() => Used::Day(Day::default()),
             _ => Used::Window(Window::default()),
         };
-        Self { used, lots: Vec::new(), short_until: LedgerTime::default() }
+        Self { used, lots: Vec::new(), short_until: LedgerTime::default(), refused_at: None }
     }
 
     pub(super) fn charge(&mut self, n: u64, at: LedgerTime, utc: Utc) {

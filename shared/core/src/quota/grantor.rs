@@ -176,9 +176,14 @@ impl Grantor {
         self.accounts.get(bucket).is_some_and(|account| now.time < account.short_until)
     }
 
-    /// The buckets in the book.
-    pub fn buckets(&self) -> impl Iterator<Item = &Bucket> {
-        self.accounts.keys()
+    /// The buckets of which somebody was refused by a limit that is no more, as `is_over` says. Each is told of once.
+    pub fn let_ask_again(&mut self, is_over: impl Fn(&Bucket, u64) -> bool) -> Vec<Bucket> {
+        let again = self.accounts.iter_mut().filter_map(|(bucket, account)| {
+            account.refused_at.take_if(|limit| is_over(bucket, *limit)).map(|_| bucket.clone())
+        });
+        let again: Vec<_> = again.collect();
+        self.changed.extend(again.iter().cloned());
+        again
     }
 
     /// The buckets of clients that are in the book.
@@ -313,6 +318,17 @@ impl Grantor {
                 let life_ms = millis(life);
                 replies[*asker].grants.push(Grant { bucket: bucket.clone(), lot, size, life_ms });
             }
+        }
+        if needed != needs {
+            self.refuse(bucket, limit);
+        }
+    }
+
+    fn refuse(&mut self, bucket: &Bucket, limit: u64) {
+        if let Some(account) = self.accounts.get_mut(bucket).filter(|_| matches!(bucket, Bucket::Quota(..)))
+            && account.refused_at.replace(limit) != Some(limit)
+        {
+            self.changed.insert(bucket.clone());
         }
     }
 

@@ -30,14 +30,17 @@ impl World {
 
     /// A replica asks for so many permits; how many it gets.
     fn wants(&mut self, number: u64, need: u64) -> u64 {
-        let wants = vec![Want { bucket: rpm(), need, ahead: 0, debt: 0 }];
-        let boot = ReplicaId::new("r");
+        self.wants_of(rpm(), "r", number, need)
+    }
+
+    fn wants_of(&mut self, bucket: Bucket, replica: &str, number: u64, need: u64) -> u64 {
+        let wants = vec![Want { bucket, need, ahead: 0, debt: 0 }];
+        let boot = ReplicaId::new(replica);
         let request = LeaseRequest { boot, number, epoch: 0, reports: Vec::new(), wants };
-        let step = self.ledger.apply(Event::Lease(vec![request]), now(self.ms));
-        for entry in step.entries {
-            self.stored.insert((entry.table, entry.key.clone()), entry);
-        }
-        step.leases[0].grants.iter().map(|grant| grant.size).sum()
+        let mut step = self.ledger.apply(Event::Lease(vec![request]), now(self.ms));
+        let leases = std::mem::take(&mut step.leases);
+        self.take(step);
+        leases[0].grants.iter().map(|grant| grant.size).sum()
     }
 
     /// Every minute of an hour more is asked for than there is.
@@ -61,11 +64,19 @@ impl World {
     }
 
     fn configure(&mut self, limit: u64) {
-        let rule = Rule { rpm: Some(limit), ..Rule::default() };
-        let mut roster = roster();
-        roster.limits.projects.insert(ProjectId::new("a"), vec![vec![rule]]);
-        self.apply(Event::Roster(roster));
+        self.apply(Event::Roster(limited(Rule { rpm: Some(limit), ..Rule::default() })));
     }
+
+    /// Whether whoever was refused has been told to ask again since the last time.
+    fn lets_ask_again(&mut self) -> bool {
+        self.blocked.remove(&bucket("a")) == Some(None)
+    }
+}
+
+fn limited(rule: Rule) -> Roster {
+    let mut roster = roster();
+    roster.limits.projects.insert(ProjectId::new("a"), vec![vec![rule]]);
+    roster
 }
 
 #[test]
@@ -158,6 +169,56 @@ fn whoever_was_refused_hears_that_a_limit_was_raised() {
     world.configure(5);
     assert!(world.blocked.is_empty());
     world.configure(60);
-    assert_eq!(world.blocked.get(&bucket("a")), Some(&None));
+    assert!(world.lets_ask_again());
     assert_eq!(world.wants(1, 30), 30);
+    world.configure(100);
+    assert!(!world.lets_ask_again(), "nobody was refused by the last limit");
+}
+
+/// Whoever was refused for the day would wait until midnight.
+#[test]
+fn a_day_that_allows_more_is_told_of_by_whomever_the_limit_was_given() {
+    let daily = Bucket::Quota(ProjectId::new("a"), Model::new(MODEL), Dimension::Rpd);
+    let rule = |rpd| limited(Rule { rpd: Some(rpd), ..Rule::default() });
+    let mut world = world();
+    world.is_refused(Cause::PerMinute, &[(Dimension::Rpd, 50)]);
+    world.ms = 2 * 60_000;
+    assert_eq!(world.wants_of(daily.clone(), "r1", 1, 60), 50);
+    world.apply(Event::Roster(rule(50)));
+    assert!(!world.lets_ask_again(), "the operator says the same as the upstream");
+    world.apply(Event::Roster(rule(90)));
+    assert!(world.lets_ask_again(), "more than the upstream said");
+    assert_eq!(world.wants_of(daily.clone(), "r2", 1, 60), 40);
+    world.restart(rule(90));
+    assert!(!world.lets_ask_again());
+    world.restart(rule(100));
+    assert!(world.lets_ask_again(), "after a restart with another configuration");
+    assert_eq!(world.wants_of(daily.clone(), "r3", 1, 60), 10);
+    world.is_refused(Cause::PerMinute, &[]);
+    world.apply(Event::Roster(rule(120)));
+    assert!(!world.lets_ask_again(), "it is blocked");
+    world.ms += 70_000;
+    world.apply(Event::Tick);
+    assert!(world.lets_ask_again(), "the block is over");
+    world.apply(Event::Tick);
+    assert!(!world.lets_ask_again(), "once");
+}
+
+#[test]
+fn a_learned_limit_that_lapses_or_is_raised_lets_ask_again() {
+    let mut world = world();
+    world.is_refused(Cause::PerMinute, &[(Dimension::Rpm, 20)]);
+    world.hour_of_want();
+    world.lets_ask_again();
+    world.hour_of_want();
+    assert!(world.lets_ask_again(), "it was raised");
+    for ms in [24 * HOUR - 2_000, 24 * HOUR - 1_000] {
+        world.ms = ms;
+        assert!(world.wants(ms, 1_000) < 1_000);
+        world.lets_ask_again();
+    }
+    world.ms += 2_000;
+    world.apply(Event::Tick);
+    assert_eq!(world.ledger.limit(&rpm()), None);
+    assert!(world.lets_ask_again(), "nobody knows a limit any more");
 }
