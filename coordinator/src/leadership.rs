@@ -36,6 +36,8 @@ pub(crate) struct Candidate {
     pub(crate) holder: ReplicaId,
     /// The highest epoch that was heard of.
     pub(crate) above: u64,
+    /// The last term of this process that was judged; see [`Found::judged`](keyfleet_core::trust::Found::judged).
+    pub(crate) judged: Option<TermId>,
     /// The last commit that the store acknowledged to this process, or that it saw there since.
     pub(crate) known: Mark,
     /// This process was the last to lead, as far as it knows.
@@ -67,6 +69,7 @@ impl Candidate {
             store,
             holder,
             above: 0,
+            judged: None,
             known: Mark::default(),
             led_last: false,
             yields_until: None,

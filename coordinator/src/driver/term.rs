@@ -183,6 +183,7 @@ impl Driver {
             author: author.as_ref(),
             same_server: stored.store == identity,
             before: before.as_ref(),
+            judged: self.candidate.judged.as_ref(),
             known: self.candidate.known,
         };
         let trust = found.trust();
@@ -191,6 +192,7 @@ impl Driver {
             self.candidate.above = self.candidate.above.max(used);
             return Err(NotBegun::EpochUsed(used));
         }
+        self.candidate.judged = Some(term);
         if trust == Trust::Whole {
             let epoch = author.map_or(0, |author| author.epoch);
             self.candidate.known = Mark { epoch, commit: stored.commit };

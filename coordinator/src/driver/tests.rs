@@ -1,6 +1,8 @@
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use keyfleet_core::block::Block;
 use keyfleet_core::id::{KeyId, ReplicaId};
 use keyfleet_core::message::{Change, Operation, Record, Report, Subject};
@@ -8,6 +10,7 @@ use keyfleet_core::outcome::Cause;
 use keyfleet_core::quota::message::LeaseRequest;
 use keyfleet_core::state::{Commit, Image, Table};
 use keyfleet_core::time::{LedgerTime, Utc};
+use keyfleet_core::trust::TermId;
 use keyfleet_fabric::bus::local::{LocalGateway, fabric};
 use keyfleet_fabric::bus::witness::LocalWitness;
 use keyfleet_fabric::bus::{GatewayBus as _, Heard, Position, Unreachable};
@@ -426,5 +429,48 @@ async fn a_store_that_was_started_anew_is_believed_by_whoever_wrote_to_it_last()
         assert_eq!(play(driver, &stop, scene).await, End::Stopped);
         let meta = store.load().await.unwrap().meta;
         assert_eq!(meta.blind_until > meta.time, doubted, "{name}: {meta:?}");
+    }
+}
+
+/// One that writes every term down, and may not say so.
+#[derive(Debug, Default)]
+struct Mute {
+    inner: LocalWitness,
+    is_mute: AtomicBool,
+}
+
+#[async_trait]
+impl Witness for Mute {
+    async fn begin(&self, term: &TermId) -> Result<Option<TermId>, Unreachable> {
+        let before = self.inner.begin(term).await?;
+        if self.is_mute.load(Ordering::Relaxed) { Err(Unreachable::Silent) } else { Ok(before) }
+    }
+}
+
+/// Another led since, and the store has lost all of that. The witness told nobody.
+#[tokio::test]
+async fn a_term_of_which_the_witness_said_nothing_hides_no_other() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key: _, config: _config, verdicts: _verdicts } = fixture(&store);
+    let witness = Arc::new(Mute::default());
+    driver.witness = witness.clone();
+    // Of the terms, and whether one of another was lost before each.
+    for (lost, doubted) in [(false, false), (false, false), (true, true)] {
+        if lost {
+            let epoch = driver.candidate.above + 1;
+            witness.begin(&TermId { epoch, holder: ReplicaId::new("another") }).await.unwrap();
+            driver.candidate.above = epoch;
+            witness.is_mute.store(true, Ordering::Relaxed);
+            assert_eq!(play(&mut driver, &CancellationToken::new(), async {}).await, End::Unable);
+            witness.is_mute.store(false, Ordering::Relaxed);
+        }
+        let stop = CancellationToken::new();
+        let scene = async {
+            led(&gateway).await;
+            stop.cancel();
+        };
+        assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+        let meta = store.load().await.unwrap().meta;
+        assert_eq!(meta.blind_until > meta.time, doubted, "{meta:?}");
     }
 }

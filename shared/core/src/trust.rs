@@ -60,6 +60,9 @@ pub struct Found<'a> {
     pub same_server: bool,
     /// The last term that was begun before this one, by the witness; `None`: it knows of none.
     pub before: Option<&'a TermId>,
+    /// The last term of this process that was judged. Not one that the witness may have written without an answer:
+    /// what was begun before that one is not known, and was not in the store perhaps.
+    pub judged: Option<&'a TermId>,
     /// The last commit that was acknowledged to this process, or that it saw in the store since.
     pub known: Mark,
 }
@@ -85,7 +88,7 @@ impl Found<'_> {
             return Trust::EpochUsed(before.epoch);
         }
         let mine = |term: &TermId| term.holder == self.term.holder;
-        let began_last = self.before.is_some_and(mine);
+        let began_last = self.before.is_some() && self.before == self.judged;
         let written_in = self.author.map_or(0, |author| author.epoch);
         let is_behind = self.commit < self.known.commit || written_in < self.known.epoch;
         let has_all = match self.author {
@@ -111,7 +114,8 @@ mod tests {
     /// `a` begins epoch 6. It wrote commit 40 in epoch 5 and got its acknowledgement.
     fn found<'a>(term: &'a TermId, author: &'a TermId, before: &'a TermId) -> Found<'a> {
         let known = Mark { epoch: 5, commit: 40 };
-        Found { term, commit: 40, author: Some(author), same_server: false, before: Some(before), known }
+        let (author, before) = (Some(author), Some(before));
+        Found { term, commit: 40, author, same_server: false, before, judged: before, known }
     }
 
     #[test]
@@ -122,7 +126,19 @@ mod tests {
         assert_eq!(Found { commit: 41, ..found }.trust(), Trust::Whole, "the acknowledgement was lost");
         assert_eq!(Found { commit: 39, ..found }.trust(), Trust::Doubtful);
         assert_eq!(Found { author: Some(&term(4, "a")), ..found }.trust(), Trust::Doubtful, "an old branch");
-        assert_eq!(Found { before: Some(&six), term: &term(7, "a"), ..found }.trust(), Trust::Whole);
+        let seven = Found { before: Some(&six), term: &term(7, "a"), ..found };
+        assert_eq!(Found { judged: Some(&six), ..seven }.trust(), Trust::Whole);
+    }
+
+    #[test]
+    fn a_term_whose_predecessor_was_not_told_vouches_for_nothing() {
+        // `b` led epoch 5 and the store lost all of it. Epoch 6 was written, but its answer did not come.
+        let (seven, six, four) = (term(7, "a"), term(6, "a"), term(4, "a"));
+        let known = Mark { epoch: 4, commit: 40 };
+        let found = Found { judged: Some(&four), known, ..found(&seven, &four, &six) };
+        assert_eq!(found.trust(), Trust::Doubtful);
+        assert_eq!(Found { same_server: true, ..found }.trust(), Trust::Doubtful);
+        assert_eq!(Found { judged: None, author: None, commit: 0, ..found }.trust(), Trust::Doubtful);
     }
 
     #[test]
@@ -160,15 +176,14 @@ mod tests {
             author: None,
             same_server: false,
             before: None,
+            judged: None,
             known: Mark::default(),
         };
         assert_eq!(empty.trust(), Trust::Whole);
         assert_eq!(Found { before: Some(&five), ..empty }.trust(), Trust::Doubtful);
-        assert_eq!(
-            Found { before: Some(&term(5, "a")), ..empty }.trust(),
-            Trust::Whole,
-            "it never came so far"
-        );
+        let ours = term(5, "a");
+        let (before, judged) = (Some(&ours), Some(&ours));
+        assert_eq!(Found { before, judged, ..empty }.trust(), Trust::Whole, "it never came so far");
         assert_eq!(Found { known: Mark { epoch: 5, commit: 1 }, ..empty }.trust(), Trust::Doubtful);
     }
 

@@ -87,6 +87,7 @@ fn permits_that_wait_for_a_connection_never_exceed_a_quota() {
 fn a_store_that_loses_writes_never_exceeds_a_quota() {
     never_over("lost writes", Setup { faults: Faults::LOST_WRITES, ..Setup::SMALL }, 3_000, 200);
     never_over("lost terms", Setup { faults: Faults::LOST_TERMS, ..Setup::SMALL }, 3_300, 100);
+    never_over("lost answers", Setup { faults: Faults::UNANSWERED, ..Setup::SMALL }, 3_400, 100);
 }
 
 /// One that lives on knows what it wrote: nothing is held back, however often the store is started anew, and whichever
@@ -161,6 +162,7 @@ fn broken_variants_are_caught() {
                 Setup { faults: Faults::LOST_WRITES, ..busy }
             }
             Flaw::NoWitness => Setup { faults: Faults::LOST_TERMS, ..busy },
+            Flaw::UnansweredVouch => Setup { faults: Faults::UNANSWERED, ..busy },
             Flaw::NoLastLook => Setup { faults: Faults::SLOW_CONNECTIONS, gateways: 2, limit: 60, ..busy },
             Flaw::ExpiredFreed => Setup { gateways: 3, limit: 60, ..busy },
             Flaw::OneDayOnly => Setup { flaw: Some(flaw), ..Setup::DAYS },

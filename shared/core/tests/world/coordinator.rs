@@ -28,6 +28,8 @@ pub(crate) struct Coordinator {
     epoch_seen: u64,
     /// When it asked for its last term.
     taken: u64,
+    /// The last term of it that was judged.
+    judged: Option<TermId>,
     /// The last commit that it got acknowledged or saw.
     known: Mark,
     /// Its store may lack something, and nothing is stored of that yet.
@@ -59,7 +61,8 @@ struct Pending {
 impl Coordinator {
     pub(crate) fn new(rng: &mut fastrand::Rng) -> Self {
         let process = Process::new(rng);
-        Self { process, term: None, epoch_seen: 0, taken: 0, known: Mark::default(), suspect: false }
+        let known = Mark::default();
+        Self { process, term: None, epoch_seen: 0, taken: 0, judged: None, known, suspect: false }
     }
 }
 
@@ -182,15 +185,25 @@ impl World {
         if flaw == Some(Flaw::EpochsAlike) {
             return true;
         }
-        let coordinator = &mut self.coordinators[n];
+        let unanswered = self.setup.faults.unanswered;
         let before = self.witness.clone();
         if before.as_ref().is_none_or(|before| before.epoch < id.epoch) {
             self.witness = Some(id.clone());
         }
+        if unanswered > 0.0 && self.rng.f64() < unanswered {
+            return false;
+        }
+        let coordinator = &mut self.coordinators[n];
         let mine = TermId { epoch: 0, ..id.clone() };
         let before = if flaw == Some(Flaw::NoWitness) { Some(mine) } else { before };
+        let ours = before.clone().filter(|before| before.holder == id.holder);
+        let judged = match flaw {
+            Some(Flaw::NoWitness | Flaw::UnansweredVouch) => ours,
+            _ => coordinator.judged.clone(),
+        };
         let known = if flaw == Some(Flaw::CommitsUncompared) { Mark::default() } else { coordinator.known };
-        let found = Found { term: id, commit, author, same_server, before: before.as_ref(), known };
+        let (before, judged) = (before.as_ref(), judged.as_ref());
+        let found = Found { term: id, commit, author, same_server, before, judged, known };
         let verdict = found.trust();
         if verdict == Verdict::Whole {
             let epoch = author.map_or(0, |author| author.epoch);
@@ -203,6 +216,7 @@ impl World {
             coordinator.epoch_seen = coordinator.epoch_seen.max(epoch);
             return false;
         }
+        coordinator.judged = Some(id.clone());
         true
     }
 
@@ -350,6 +364,7 @@ impl World {
         coordinator.process.start += 1;
         coordinator.term = None;
         coordinator.epoch_seen = 0;
+        coordinator.judged = None;
         coordinator.known = Mark::default();
         coordinator.suspect = false;
     }

@@ -24,6 +24,8 @@ pub(crate) struct Faults {
     lost_writes: usize,
     /// Nothing else is in trouble than the store.
     store_only: bool,
+    /// The chance that the witness writes a term and its answer is lost.
+    pub(crate) unanswered: f64,
     /// How long it takes at most to connect to the upstream, in ms.
     pub(crate) connecting: u64,
 }
@@ -38,6 +40,7 @@ impl Faults {
         trouble_every: 0,
         lost_writes: 0,
         store_only: false,
+        unanswered: 0.0,
         connecting: 100,
     };
     pub(crate) const ALL: Self = Self {
@@ -49,6 +52,7 @@ impl Faults {
         trouble_every: 8_000,
         lost_writes: 0,
         store_only: false,
+        unanswered: 0.0,
         connecting: 100,
     };
     /// Most answers come later than a lot lives; see [`Faults::terms`].
@@ -57,6 +61,8 @@ impl Faults {
     pub(crate) const LOST_WRITES: Self = Self { lost_writes: 12, ..Self::ALL };
     /// The store may lose whole terms.
     pub(crate) const LOST_TERMS: Self = Self { lost_writes: 120, trouble_every: 3_000, ..Self::ALL };
+    /// The same, and leaders are not told who led before them.
+    pub(crate) const UNANSWERED: Self = Self { unanswered: 0.3, trouble_every: 8_000, ..Self::LOST_TERMS };
     /// The store is started anew again and again, and loses nothing.
     pub(crate) const RESTARTS: Self = Self { store_only: true, ..Self::ALL };
 

@@ -152,6 +152,8 @@ pub(crate) enum Flaw {
     LossUnnoticed,
     /// The last author vouches for its store, whoever began a term since.
     NoWitness,
+    /// The last author vouches for its store after a term of its own of which nobody told it what came before.
+    UnansweredVouch,
     /// The last author vouches for its store, whatever of its own is missing there.
     CommitsUncompared,
     /// What was drawn is charged as of the moment from which it can have been drawn, not of that of the report.
@@ -173,7 +175,7 @@ pub(crate) enum Flaw {
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::LifeFromReceipt,
         Self::ReplyBeforePersist,
         Self::WallClockAtTakeover,
@@ -183,6 +185,7 @@ impl Flaw {
         Self::ExpiredFreed,
         Self::LossUnnoticed,
         Self::NoWitness,
+        Self::UnansweredVouch,
         Self::CommitsUncompared,
         Self::ChargedEarly,
         Self::NoLastLook,
