@@ -54,7 +54,7 @@ pub struct Found<'a> {
     pub term: &'a TermId,
     /// The number of the last commit in the store.
     pub commit: u64,
-    /// The term in which it was written; `None`: nothing was ever written.
+    /// The term in which it was written; `None`: nothing was ever written, or by a release that did not say.
     pub author: Option<&'a TermId>,
     /// The server is the one that it was written to, and was not started anew since.
     pub same_server: bool,
@@ -92,7 +92,8 @@ impl Found<'_> {
         let written_in = self.author.map_or(0, |author| author.epoch);
         let is_behind = self.commit < self.known.commit || written_in < self.known.epoch;
         let has_all = match self.author {
-            None => self.before.is_none() || began_last,
+            // A release that did not name authors knew of no witness either: only the server can vouch for it.
+            None => (self.commit == 0 || self.same_server) && (self.before.is_none() || began_last),
             Some(author) => {
                 // A term that began and wrote nothing may have written to a store that was lost.
                 let none_since = self.before.is_none() || self.before == Some(author) || began_last;
@@ -185,6 +186,15 @@ mod tests {
         let (before, judged) = (Some(&ours), Some(&ours));
         assert_eq!(Found { before, judged, ..empty }.trust(), Trust::Whole, "it never came so far");
         assert_eq!(Found { known: Mark { epoch: 5, commit: 1 }, ..empty }.trust(), Trust::Doubtful);
+    }
+
+    #[test]
+    fn what_nobody_signed_is_vouched_for_by_its_server_alone() {
+        let one = term(6, "a");
+        let (author, before) = (None, None);
+        let found = Found { author, before, judged: None, known: Mark::default(), ..found(&one, &one, &one) };
+        assert_eq!(found.trust(), Trust::Doubtful);
+        assert_eq!(Found { same_server: true, ..found }.trust(), Trust::Whole);
     }
 
     #[test]
