@@ -22,8 +22,8 @@ pub(crate) const RENEW: Duration = Duration::from_millis(250);
 pub(crate) const STOP_AFTER: Duration = Duration::from_millis(700);
 /// How often one that does not lead tries.
 const TRY: Duration = Duration::from_millis(100);
-/// A store that is back after it was away is left to the last leader for so long. It is longer than a client takes to
-/// connect again.
+/// A store that was away, and that another server answers for since, is left to the last leader for so long. It is
+/// longer than a client takes to connect again.
 const HEAD_START: Duration = Duration::from_millis(1_500);
 /// How often it says that it cannot reach the store.
 const COMPLAIN: Duration = Duration::from_secs(30);
@@ -42,6 +42,8 @@ pub(crate) struct Candidate {
     pub(crate) known: Mark,
     /// This process was the last to lead, as far as it knows.
     led_last: bool,
+    /// The server that answered for the store while another led there.
+    server: Option<String>,
     /// The store was away: until then, it is left to the last leader, who can vouch for what it holds.
     yields_until: Option<Mono>,
     pulse: Arc<watch::Sender<Pulse>>,
@@ -72,6 +74,7 @@ impl Candidate {
             judged: None,
             known: Mark::default(),
             led_last: false,
+            server: None,
             yields_until: None,
             pulse: post.pulse(),
             complained: None,
@@ -97,11 +100,17 @@ impl Candidate {
                 Ok(Lead::Mine(meta)) => return Some(Won { meta, claimed }),
                 Ok(Lead::Theirs { epoch, .. }) => {
                     self.above = self.above.max(epoch);
+                    if self.led_last || self.yields_until.is_some() || self.server.is_none() {
+                        self.server = self.store.identity().await.ok();
+                    }
                     self.led_last = false;
                     self.yields_until = None;
                 }
                 Ok(Lead::Nobody) if self.yields_until == Some(Mono::FOREVER) => {
-                    self.yields_until = Some(clock::mono().plus(HEAD_START));
+                    // The same server can vouch for what it holds, whoever leads next.
+                    let answers = self.store.identity().await.ok();
+                    let is_same = answers.is_some() && answers == self.server;
+                    self.yields_until = (!is_same).then(|| clock::mono().plus(HEAD_START));
                 }
                 Ok(Lead::Nobody) => {}
                 Err(error) => {
@@ -160,3 +169,6 @@ impl Candidate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
