@@ -130,15 +130,11 @@ impl Reign<'_> {
             }
             self.gather(&mut batch);
             let end = batch.end.take();
-            let reconnected = batch.reconnected;
             if self.carry_out(batch).await.is_err() {
                 return End::Lost;
             }
             if let Some(end) = end {
                 return end;
-            }
-            if reconnected && self.follow_reports().await.is_err() {
-                return End::Lost;
             }
         }
     }
@@ -202,7 +198,7 @@ impl Reign<'_> {
             }
             // What it says arrives as a report as well.
             Told::Hint(_) => {}
-            Told::Reconnected => batch.reconnected = true,
+            Told::Reconnected(position) => self.moved(position, batch),
             Told::Gone => batch.end = Some(End::Dead),
         }
     }

@@ -30,8 +30,6 @@ pub(super) struct Batch {
     pub(super) leases: Vec<(Asker, LeaseRequest)>,
     pub(super) cursor: Option<u64>,
     pub(super) end: Option<End>,
-    /// Reports have to be asked for again.
-    pub(super) reconnected: bool,
     /// Reports that are known to be lost.
     pub(super) lost: u64,
     /// What is said once it is written.

@@ -10,14 +10,13 @@ use keyfleet_fabric::bus::{Position, Unreachable};
 use keyfleet_fabric::store::{Claim, Lead, StoreError};
 use keyfleet_service::clock;
 
+use super::commit::Batch;
 use super::{Driver, Reign};
 use crate::leadership::{RENEW, STOP_AFTER, TTL, Won};
 use crate::status::Role;
 
 /// How often gateways hear where the leader stands.
 const BEAT: Duration = Duration::from_millis(250);
-/// Before reports are asked for again.
-const AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a term did not begin.
 #[derive(Debug, thiserror::Error)]
@@ -151,22 +150,11 @@ impl<'d> Reign<'d> {
         Ok(())
     }
 
-    /// Reads reports again from where they are committed, after the connection was lost.
-    pub(super) async fn follow_reports(&mut self) -> Result<(), ()> {
-        loop {
-            match self.driver.bus.lead(&self.meta.stream, self.meta.cursor).await {
-                Ok(position) => {
-                    self.meta = follow(std::mem::take(&mut self.meta), position);
-                    self.show();
-                    return Ok(());
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "reports cannot be read");
-                    self.renew().await?;
-                    tokio::time::sleep(AGAIN).await;
-                }
-            }
-        }
+    /// Reports go on elsewhere than after the last one that was taken, perhaps.
+    pub(super) fn moved(&mut self, position: Position, batch: &mut Batch) {
+        let cursor = batch.cursor.unwrap_or(self.meta.cursor);
+        self.meta = follow(Meta { cursor, ..std::mem::take(&mut self.meta) }, position);
+        batch.cursor = Some(self.meta.cursor);
     }
 }
 

@@ -23,6 +23,8 @@ use tokio::sync::mpsc;
 use super::term::resume;
 use super::*;
 
+mod moved;
+
 const ASK_TIMEOUT: Duration = Duration::from_millis(250);
 /// Far more than anything here takes.
 const SOON: Duration = Duration::from_secs(10);

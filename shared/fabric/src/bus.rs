@@ -102,9 +102,10 @@ pub enum Told {
     Ask(Ask, Asker),
     /// What a gateway found, ahead of its report.
     Hint(Hint),
-    /// The connection was lost and is back, or the stream is another one: no report comes before
-    /// [`lead`](LeaderBus::lead) is called again. Asks and hints go on.
-    Reconnected,
+    /// The connection was lost and is back, or the stream is another one. Reports go on after the last one that was
+    /// told, as if [`lead`](LeaderBus::lead) had been called with it and had returned this; until then asks and hints
+    /// went on.
+    Reconnected(Position),
     /// The other side is gone for good.
     Gone,
 }

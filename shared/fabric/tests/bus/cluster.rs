@@ -29,7 +29,7 @@ async fn a_cluster_of_three_keeps_three_copies_and_survives_one() {
                 assert_eq!((heard, position), (report("a", 2), 2));
                 break;
             }
-            Told::Reconnected => assert_eq!(lead_again(&mut leader, &stream, 1).await.stream, stream),
+            Told::Reconnected(position) => assert_eq!(position.stream, stream),
             other => panic!("{other:?}"),
         }
     }

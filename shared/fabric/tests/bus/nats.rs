@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use keyfleet_core::message::Answer;
 use keyfleet_fabric::bus::nats::{Nats, NatsOptions, StreamLimits};
-use keyfleet_fabric::bus::{GatewayBus, Heard, LeaderBus, Told, Unreachable};
+use keyfleet_fabric::bus::{GatewayBus, Heard, LeaderBus, Position, Told, Unreachable};
 
 use crate::proxy::Proxy;
 use crate::server::Server;
@@ -14,8 +14,16 @@ use crate::world::{
     told, told_report, until,
 };
 
-async fn until_reconnected(leader: &mut dyn LeaderBus) {
-    while !matches!(told(leader).await, Told::Reconnected) {}
+/// Where the stream stands, and the reports that were told before.
+async fn until_reconnected(leader: &mut dyn LeaderBus) -> (Position, Vec<u64>) {
+    let mut before = Vec::new();
+    loop {
+        match told(leader).await {
+            Told::Reconnected(position) => return (position, before),
+            Told::Report { position, .. } => before.push(position),
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test]
@@ -34,9 +42,11 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     server.restart();
     insist(&gateway, 21).await;
     until(&mut *news, |heard| *heard == Heard::Missed).await;
-    until_reconnected(&mut leader).await;
-    assert_eq!(lead_again(&mut leader, &stream, 10).await.stream, stream, "the store has the same stream");
-    for seq in 11..=21 {
+    let (position, waited) = until_reconnected(&mut leader).await;
+    assert_eq!(position.stream, stream, "the store has the same stream");
+    let next = waited.last().map_or(11, |last| last + 1);
+    assert_eq!(waited, (11..next).collect::<Vec<_>>());
+    for seq in next..=21 {
         assert_eq!(told_report(&mut leader).await, (report("a", seq), seq));
     }
     leader.beat(beat(1)).await.unwrap();
@@ -46,6 +56,41 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
         asker.answer(Answer::Done);
     });
     assert_eq!(answer, Ok(Answer::Done));
+}
+
+/// Leases need no `JetStream`.
+#[tokio::test]
+async fn a_leader_is_asked_while_reports_cannot_be_read() {
+    let mut server = Server::start();
+    let (mut leader, gateway) =
+        (connect(&server.url()).await.leader(), connect(&server.url()).await.gateway());
+    let stream = lead(&mut leader).await.stream;
+    insist(&gateway, 1).await;
+    told_report(&mut leader).await;
+    server.restart_without_streams();
+    let start = Instant::now();
+    for round in 0..3 {
+        let asked = async {
+            while gateway.ask(ask("k7")).await != Ok(Answer::Done) {
+                assert!(start.elapsed() < LONG, "nobody answers, round {round}");
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = asked => {}
+            () = async { loop {
+                match told(&mut leader).await {
+                    Told::Ask(_, asker) => asker.answer(Answer::Done),
+                    other => panic!("{other:?}"),
+                }
+            } } => {}
+        }
+    }
+    server.restart();
+    insist(&gateway, 2).await;
+    let (position, before) = until_reconnected(&mut leader).await;
+    assert_eq!((position.stream, before), (stream, vec![]));
+    assert_eq!(told_report(&mut leader).await, (report("a", 2), 2));
 }
 
 #[tokio::test]
@@ -72,7 +117,7 @@ async fn every_report_is_heard_once_and_in_order_however_often_the_server_dies()
                     server.restart();
                 }
             }
-            Told::Reconnected => assert_eq!(lead_again(&mut leader, &stream, cursor).await.stream, stream),
+            Told::Reconnected(position) => assert_eq!(position.stream, stream),
             other => panic!("{other:?}"),
         }
     }
@@ -106,8 +151,7 @@ async fn a_deleted_stream_is_noticed_and_made_anew() {
     told_report(&mut leader).await;
     raw(&server).await.delete_stream("RL_EV_0").await.unwrap();
     assert_eq!(gateway.report(&report("a", 2)).await, Err(Unreachable::Silent), "nobody stores it");
-    until_reconnected(&mut leader).await;
-    let after = lead_again(&mut leader, &before.stream, 1).await;
+    let (after, _) = until_reconnected(&mut leader).await;
     assert_ne!(after.stream, before.stream);
     assert_eq!(after.last, 0);
     insist(&gateway, 2).await;
@@ -129,8 +173,7 @@ async fn a_stream_made_anew_behind_the_leaders_back_is_another_one() {
     for seq in 2..=4 {
         insist(&gateway, seq).await;
     }
-    until_reconnected(&mut leader).await;
-    let after = lead_again(&mut leader, &before.stream, 1).await;
+    let (after, _) = until_reconnected(&mut leader).await;
     assert_ne!(after.stream, before.stream);
     for seq in 2..=4 {
         assert_eq!(told_report(&mut leader).await, (report("a", seq), seq - 1));
@@ -313,21 +356,14 @@ async fn reports_that_are_removed_before_they_are_read_are_noticed() {
     let server = Server::start();
     let (mut leader, gateway) =
         (connect(&server.url()).await.leader(), connect(&server.url()).await.gateway());
-    let stream = lead(&mut leader).await.stream;
+    lead(&mut leader).await;
     for seq in 1..=REPORTS {
         insist(&gateway, seq).await;
     }
     raw(&server).await.get_stream("RL_EV_0").await.unwrap().purge().await.unwrap();
-    let mut read = 0;
-    loop {
-        match told(&mut leader).await {
-            Told::Report { position, .. } => read = position,
-            Told::Reconnected => break,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(read < REPORTS, "{read}");
-    assert_eq!(lead_again(&mut leader, &stream, read).await.before, REPORTS);
+    let (position, read) = until_reconnected(&mut leader).await;
+    assert!((read.len() as u64) < REPORTS, "{}", read.len());
+    assert_eq!(position.before, REPORTS);
     insist(&gateway, REPORTS + 1).await;
     assert_eq!(told_report(&mut leader).await, (report("a", REPORTS + 1), REPORTS + 1));
 }

@@ -34,7 +34,7 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         std::fs::write(folder.path().join("nats.conf"), config).unwrap();
-        let child = launch(folder.path(), port);
+        let child = launch(folder.path(), port, true);
         Self { child, port, folder }
     }
 
@@ -61,7 +61,13 @@ impl Server {
     /// At the same address, with the same store.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.child = launch(self.folder.path(), self.port);
+        self.child = launch(self.folder.path(), self.port, true);
+    }
+
+    /// As if the servers that keep the streams were away.
+    pub(crate) fn restart_without_streams(&mut self) {
+        self.kill();
+        self.child = launch(self.folder.path(), self.port, false);
     }
 }
 
@@ -75,11 +81,12 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-fn launch(folder: &Path, port: u16) -> Child {
+fn launch(folder: &Path, port: u16, streams: bool) -> Child {
     let program = std::env::var("KEYFLEET_TEST_NATS").unwrap_or_else(|_| "nats-server".to_owned());
     let mut child = Command::new(&program)
-        .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
+        .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-sd"])
         .arg(folder.join("store"))
+        .args(streams.then_some("-js"))
         .arg("-c")
         .arg(folder.join("nats.conf"))
         .stdout(Stdio::null())

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{ROUND_TRIP, check_size};
 use super::outbox::Lasts;
-use super::reports::Reader;
+use super::reports::{Reader, begin};
 use super::wire::{self, Word};
 use super::{Nats, stream};
 use crate::bus::{Asker, LeaderBus, Position, Told, Unreachable};
@@ -84,12 +84,11 @@ impl LeaderBus for NatsLeader {
         let hints = inner.control.subscribe(&inner.subjects.hint).await?;
         inner.control.settle(&inner.subjects.nobody).await?;
         inner.saw(position.last, None);
-        let begin = if stream == position.stream { cursor.min(position.last) } else { 0 };
         let (tell, reports) = mpsc::channel(READ);
         let reader = Reader {
             nats: self.nats.clone(),
             stream: position.stream.clone(),
-            position: begin.max(position.before),
+            position: begin(&position, stream, cursor),
             resyncs,
             tell,
         };

@@ -2,7 +2,8 @@
 //!
 //! An ephemeral consumer without acks hands them out in order; a gap in what it hands out, silence while there is
 //! more, or any error begins anew after the last report that was read. The stream's identity is looked at each time:
-//! positions mean nothing in another stream.
+//! positions mean nothing in another stream. Where that is in doubt, the stream is looked up again as for a new leader,
+//! which hears where it stands.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::link::{LinkHealth, ROUND_TRIP};
 use super::{Nats, stream, traces};
-use crate::bus::Told;
+use crate::bus::{Position, Told, Unreachable};
 
 /// Reports that are asked for at once.
 const BATCH: usize = 128;
@@ -56,16 +57,34 @@ impl Reader {
             let before = self.position;
             match self.read(&mut health).await {
                 End::Over => return,
-                End::Unsure => {
-                    let _ = self.tell.send(Told::Reconnected).await;
-                    return;
-                }
+                End::Unsure => match self.find().await {
+                    Ok(position) => {
+                        if self.tell.send(Told::Reconnected(position)).await.is_err() {
+                            return;
+                        }
+                        pause = AGAIN;
+                        continue;
+                    }
+                    Err(error) => tracing::debug!(%error, "reports cannot be read"),
+                },
                 End::Again => {}
             }
             self.nats.0.rebuilds.fetch_add(1, Ordering::Relaxed);
             pause = if self.position > before { AGAIN } else { (pause * 2).min(QUIET) };
             sleep(pause).await;
         }
+    }
+
+    /// Finds the stream, or makes it, and where reading goes on in it.
+    async fn find(&mut self) -> Result<Position, Unreachable> {
+        let inner = &self.nats.0;
+        let resyncs = inner.bulk.health().borrow().resyncs;
+        let position = stream::position(&stream::ensure(inner).await?);
+        inner.saw(position.last, None);
+        self.position = begin(&position, &self.stream, self.position);
+        self.stream.clone_from(&position.stream);
+        self.resyncs = resyncs;
+        Ok(position)
     }
 
     async fn read(&mut self, health: &mut watch::Receiver<LinkHealth>) -> End {
@@ -164,4 +183,10 @@ impl Reader {
         };
         self.tell.send(told).await.map_err(|_| End::Over)
     }
+}
+
+/// After which position reading goes on, where it ended at `cursor` of the stream called `stream`.
+pub(super) fn begin(now: &Position, stream: &str, cursor: u64) -> u64 {
+    let cursor = if stream == now.stream { cursor.min(now.last) } else { 0 };
+    cursor.max(now.before)
 }
