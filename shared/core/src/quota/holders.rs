@@ -245,6 +245,37 @@ mod tests {
         assert!(most <= 8 * BUCKETS, "{most} lots");
     }
 
+    /// Below four fifths of the quota, whenever it begins, and the lead takes a second to come back.
+    #[test]
+    fn what_is_in_hand_carries_an_outage_of_five_seconds() {
+        const OUTAGE: u64 = 6_000;
+        for phase in (0..10_000).step_by(130) {
+            let mut pair = Pair::new();
+            let purse = pair.holders.purse(&bucket(0), Mono::from_ms(pair.ms));
+            let begin = pair.ms + 30_000 + phase;
+            let mut tried = 0;
+            while pair.ms < begin + OUTAGE {
+                pair.ms += 10;
+                let now = Mono::from_ms(pair.ms);
+                // Eight hundred a minute.
+                let is_time = (pair.ms * 800 / 60_000) > ((pair.ms - 10) * 800 / 60_000);
+                let is_known = pair.ms > begin - 10_000;
+                tried += u64::from(is_time && is_known);
+                assert!(
+                    !is_time || purse.draw(1, now).is_ok() || !is_known,
+                    "{} ms after it began at {phase}",
+                    pair.ms - begin
+                );
+                if pair.ms < begin {
+                    pair.say(now);
+                } else {
+                    let _unheard = pair.holders.poll(now);
+                }
+            }
+            assert!(tried > 200, "{tried}");
+        }
+    }
+
     /// All lots have to be listed, and none is forgotten because there are too many.
     #[test]
     fn a_request_never_outgrows_a_message_and_everybody_gets_something() {
