@@ -3,24 +3,19 @@
 use keyfleet_simulator::World;
 use keyfleet_tests::{Gateway, Sim, read};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{MODEL, calls, limited, served};
+use super::{MODEL, limited};
 
 const MODELS: [&str; 4] = [MODEL, "gemini-2.5-pro", "gemini-2.5-flash-lite", "gemini-3.5-flash"];
-
-fn config(sim: &Sim) -> Value {
-    let mut config = limited(sim, &json!({"rpm": 1}));
-    // A busy machine is no refusal.
-    config["quota"]["lease_wait_ms"] = json!(2_000);
-    config
-}
 
 /// It waits for two: one on its client's limit, and one on the key's quota.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_client_with_a_limit_of_its_own() {
     let sim = Sim::start(World::pool(1, 1)).await;
-    let mut config = config(&sim);
+    let mut config = limited(&sim, &json!({"rpm": 1}));
+    // A busy machine is no refusal.
+    config["quota"]["lease_wait_ms"] = json!(2_000);
     let token = |model: &str| format!("client-token-of-{model}");
     let clients = MODELS.map(|model| json!({"name": model.replace('.', "-"), "token": token(model)}));
     config["server"]["clients"] = json!(clients);
@@ -33,16 +28,4 @@ async fn of_a_client_with_a_limit_of_its_own() {
         let answer = read(request.body(body.to_string())).await.expect("an answer");
         assert_eq!(answer.status, 200, "{model}: {}", answer.text);
     }
-}
-
-/// It waits to hear that the first model has nothing left, and then for the second one's.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_the_model_that_another_falls_back_to() {
-    let sim = Sim::start(World::pool(1, 1)).await;
-    let mut config = config(&sim);
-    config["fallbacks"] = json!({MODEL: [MODELS[1]]});
-    let gateway = Gateway::start(config).await;
-    assert_eq!(served(&gateway.client(), MODEL, 3).await, 2, "each model has one");
-    let models: Vec<_> = calls(&sim).into_iter().filter_map(|call| call.model).collect();
-    assert_eq!(models, [MODEL, MODELS[1]]);
 }
