@@ -214,7 +214,7 @@ pub enum Change {
     /// Ownership of a resource.
     Owned(Owned),
     /// What a bucket may hold by the upstream's word, which does not count where an operator has given a limit. Of a
-    /// client's bucket: by the operator's, which is another than before.
+    /// client's bucket: by the operator's, which is higher than when somebody was refused.
     Limited {
         /// Which.
         bucket: Bucket,

@@ -155,6 +155,11 @@ impl Ledger {
             let blocked = || subject(bucket).and_then(|subject| blocks.get(&subject));
             after.is_none_or(|after| after > before) && !blocked().is_some_and(|block| block.holds(now))
         });
+        // Who asked for a project's quota waits behind a gate; a client's has none.
+        let of_client = |bucket: &&Bucket| matches!(bucket, Bucket::Client(_));
+        let limit = roster.limits.client;
+        let told = raised.iter().filter(of_client).cloned().map(|bucket| Change::Limited { bucket, limit });
+        notes.changes.extend(told);
         let raised: BTreeSet<_> = raised.iter().filter_map(subject).collect();
         let cleared = raised.into_iter().map(|subject| Change::Cleared { subject, slow_start: false });
         notes.changes.extend(cleared);

@@ -71,12 +71,6 @@ impl Ledger {
         }
         let gone = old.keys().chain(fingerprints.keys()).filter(|key| !self.keys.contains_key(*key));
         notes.touched.keys.extend(gone.cloned());
-        if roster.limits.client != self.roster.limits.client {
-            // Whoever was refused by the limit before need not wait for as long as it was told to.
-            let limit = roster.limits.client;
-            let limited = self.quotas.grantor.clients();
-            notes.changes.extend(limited.map(|bucket| Change::Limited { bucket: bucket.clone(), limit }));
-        }
         self.roster = roster;
         self.tell_of_raised_limits(now, notes);
         let projects: HashSet<_> = self.keys.values().map(|state| &state.project).collect();

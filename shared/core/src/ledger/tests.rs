@@ -501,7 +501,7 @@ fn a_new_roster_keeps_what_it_still_names() {
 
 /// Else whoever was refused by the old limit would wait for as long as it was told to.
 #[test]
-fn another_limit_of_clients_is_told_to_those_who_hold_the_old_one() {
+fn a_higher_limit_of_clients_is_told_to_those_whom_the_old_one_refused() {
     let mut world = world();
     let mut limited = roster();
     limited.limits.client = Some(3);
@@ -517,8 +517,12 @@ fn another_limit_of_clients_is_told_to_those_who_hold_the_old_one() {
         step.delta.map(|delta| delta.changes).unwrap_or_default()
     };
     assert_eq!(changes(&mut world, limited.clone()), []);
+    limited.limits.client = Some(2);
+    assert_eq!(changes(&mut world, limited.clone()), [], "it holds for them as it did");
     limited.limits.client = Some(8);
-    assert_eq!(changes(&mut world, limited), [Change::Limited { bucket, limit: Some(8) }]);
+    assert_eq!(changes(&mut world, limited.clone()), [Change::Limited { bucket, limit: Some(8) }]);
+    limited.limits.client = Some(9);
+    assert_eq!(changes(&mut world, limited), [], "nobody was refused since");
 }
 
 #[test]

@@ -186,11 +186,6 @@ impl Grantor {
         again
     }
 
-    /// The buckets of clients that are in the book.
-    pub fn clients(&self) -> impl Iterator<Item = &Bucket> {
-        self.accounts.keys().filter(|bucket| matches!(bucket, Bucket::Client(_)))
-    }
-
     /// How many buckets are in the book, and how many lots are out.
     pub fn counts(&self) -> (usize, usize) {
         (self.accounts.len(), self.accounts.values().map(|account| account.lots.len()).sum())
@@ -325,7 +320,7 @@ impl Grantor {
     }
 
     fn refuse(&mut self, bucket: &Bucket, limit: u64) {
-        if let Some(account) = self.accounts.get_mut(bucket).filter(|_| matches!(bucket, Bucket::Quota(..)))
+        if let Some(account) = self.accounts.get_mut(bucket).filter(|_| !bucket.is_probe())
             && account.refused_at.replace(limit) != Some(limit)
         {
             self.changed.insert(bucket.clone());

@@ -12,7 +12,8 @@ fn rpm() -> Bucket {
 }
 
 impl World {
-    fn is_refused(&mut self, cause: Cause, limits: &[(Dimension, u64)]) {
+    /// A 429 that tells limits.
+    pub(super) fn is_refused(&mut self, cause: Cause, limits: &[(Dimension, u64)]) {
         self.report(Record::Failed {
             key: KeyId::new("a1"),
             model: Model::new(MODEL),

@@ -117,19 +117,7 @@ fn people_see_totals_and_what_is_used_of_every_bucket() {
     world.answers("a1", false);
     world.fails("a1", Cause::Overloaded);
     world.ms = 100_000;
-    world.report(Record::Failed {
-        key: KeyId::new("a1"),
-        model: Model::new(MODEL),
-        scope: Scope::Bucket,
-        cause: Cause::PerMinute,
-        n: 1,
-        retry_after_ms: Some(20_000),
-        draw: 0,
-        probe: false,
-        limits: vec![(crate::quota::Dimension::Rpm, 10)],
-        in_a_row: None,
-        age_ms: 0,
-    });
+    world.is_refused(Cause::PerMinute, &[(crate::quota::Dimension::Rpm, 10)]);
     let view = world.ledger.view(now(world.ms));
     let names: Vec<_> = view.iter().map(|view| view.key.as_str()).collect();
     assert_eq!(names, ["a1", "a2", "b1", "c1"]);
