@@ -25,7 +25,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::activity::{Answering, Observed, Order, Patience, Watchers, Wire};
+use self::activity::{Answering, Observed, Order, Patience, Settling, Watchers, Wire};
 use crate::request::Peer;
 use crate::router::Entrance;
 
@@ -121,6 +121,8 @@ async fn serve(stream: TcpStream, peer: SocketAddr, entrance: Entrance, observed
     // Without it small writes wait for acknowledgements; failing to set it is no reason not to serve.
     let _ = stream.set_nodelay(true);
     let activity = observed.activity.clone();
+    // Behind the connection, so that it sees the last answer end.
+    let settling = Settling(activity.clone());
     let wire = Wire { stream: TokioIo::new(stream), observed: observed.clone() };
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let running = observed.request(request.version());
@@ -152,7 +154,9 @@ async fn serve(stream: TcpStream, peer: SocketAddr, entrance: Entrance, observed
             obeyed = order;
             connection.as_mut().graceful_shutdown();
         }
-        match connection.as_mut().poll(cx) {
+        let polled = connection.as_mut().poll(cx);
+        settling.written();
+        match polled {
             Poll::Pending if order == Order::Cut => Poll::Ready(Ok(())),
             polled => polled,
         }
@@ -198,10 +202,16 @@ pub(crate) fn close(workers: Vec<ServingThread>) -> Vec<JoinHandle<()>> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::sync::{Mutex, mpsc};
+    use std::task::Context;
     use std::time::Duration;
 
     use axum::Router;
+    use axum::response::Response;
     use axum::routing::get;
+    use bytes::Bytes;
+    use http_body::{Frame, SizeHint};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -214,13 +224,63 @@ mod tests {
     /// A client of a worker that has this patience, and a route whose answer takes long.
     async fn connect(head: u32, idle: u32) -> TcpStream {
         let slow = get(async || tokio::time::sleep(TICK * 20).await);
-        let entrance = Entrance::routed(Router::new().route("/", get(async || "ok")).route("/slow", slow));
+        connect_to(Router::new().route("/", get(async || "ok")).route("/slow", slow), head, idle).await
+    }
+
+    async fn connect_to(routes: Router, head: u32, idle: u32) -> TcpStream {
+        let entrance = Entrance::routed(routes);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let patience = Patience { tick: TICK, head, idle };
         let worker = start_with("worker".to_owned(), entrance, CancellationToken::new(), patience).unwrap();
         tokio::spawn(async move { accept(listener, &[worker], &CancellationToken::new()).await });
         TcpStream::connect(address).await.unwrap()
+    }
+
+    /// An answer that does not end before it is told to.
+    struct Lasting(&'static [u8], mpsc::Receiver<()>);
+
+    impl http_body::Body for Lasting {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let all = std::mem::take(&mut self.0);
+            Poll::Ready((!all.is_empty()).then(|| Ok(Frame::data(Bytes::from_static(all)))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.0.len() as u64)
+        }
+    }
+
+    impl Drop for Lasting {
+        fn drop(&mut self) {
+            let _ = self.1.recv_timeout(SOON);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_client_waits_for_what_is_done_at_the_end_of_its_answer() {
+        let (end, told) = mpsc::channel();
+        let told = Arc::new(Mutex::new(Some(told)));
+        let answer = get(move || {
+            let told = told.lock().unwrap().take().unwrap();
+            std::future::ready(Response::new(Body::new(Lasting(b"all", told))))
+        });
+        let mut client = connect_to(Router::new().route("/", answer), NEVER, NEVER).await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let read = async {
+            while !answer.ends_with("all") {
+                answer.push(char::from(client.read_u8().await.unwrap()));
+            }
+        };
+        tokio::time::timeout(SOON / 2, read).await.expect("the answer comes before its end");
+        end.send(()).expect("the body is still there");
     }
 
     /// Everything that comes until the other side closes.

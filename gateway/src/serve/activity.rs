@@ -3,10 +3,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
 };
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -64,9 +64,26 @@ pub(super) struct Activity {
     since: AtomicU32,
     order: AtomicU8,
     task: AtomicWaker,
+    /// The body of an answer that has ended, and what ends with it: nothing of that is on the client's way to its
+    /// last byte.
+    ended: Mutex<Option<Body>>,
 }
 
 impl Activity {
+    /// Ends with an answer whatever ends with it.
+    fn settle(&self) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(ended);
+    }
+
+    /// Takes the body of an answer that has ended. The streams of HTTP/2 end in tasks of their own, which nothing follows.
+    fn end(&self, body: Body) {
+        if !self.multiplexed.load(Relaxed) {
+            let before = self.ended.lock().unwrap_or_else(PoisonError::into_inner).replace(body);
+            drop(before);
+        }
+    }
+
     fn mark(&self, clock: &Clock) {
         self.since.store(clock.0.0.load(Relaxed), Relaxed);
     }
@@ -161,6 +178,22 @@ impl Watchers {
     }
 }
 
+/// Ends the answers of a connection behind their last byte.
+pub(super) struct Settling(pub(super) Arc<Activity>);
+
+impl Settling {
+    /// The connection has written what it had.
+    pub(super) fn written(&self) {
+        self.0.settle();
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.0.settle();
+    }
+}
+
 /// A connection's own view of what it does.
 #[derive(Debug, Clone)]
 pub(super) struct Observed {
@@ -215,8 +248,13 @@ impl Drop for Running {
 /// The body of an answer; with it the request ends.
 pub(super) struct Answering {
     pub(super) body: Body,
-    #[expect(dead_code, reason = "held for its drop")]
     pub(super) running: Running,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.running.0.activity.end(std::mem::take(&mut self.body));
+    }
 }
 
 impl http_body::Body for Answering {
