@@ -13,13 +13,16 @@ use crate::upstream::Upstream;
 const RATE: u32 = 200;
 /// Nginx adds some tenths of a millisecond; less than this is noise, and no unit to measure in.
 const LEAST_MS: f64 = 0.02;
+/// Many short rounds: the figure of a process depends on the processors on which its threads and those of the load come
+/// to rest, more than on how long it is watched.
+const ROUNDS: usize = 16;
 
 pub(crate) async fn latency(lab: &Lab) -> io::Result<Vec<Row>> {
     let upstream = Upstream::simulator(lab, AnswerSpec::default())?;
-    let requests = RATE * lab.scaled(10, 3) / 2;
+    let requests = RATE * 2;
     let plan =
         |requests: u32| ["open".to_owned(), format!("--rate={RATE}"), format!("--requests={requests}")];
-    let rounds = Rounds::measure(lab.scaled(5, 3), &Contender::ALL, async |contender| {
+    let rounds = Rounds::measure(lab.scaled(ROUNDS, 3), &Contender::ALL, async |contender| {
         let running = contender.start(lab, &upstream)?;
         running.load(lab, &plan(RATE / 4)).await?;
         let latency = running.load(lab, &plan(requests)).await?.latency_ms;
