@@ -8,6 +8,7 @@ use std::time::Duration;
 use keyfleet_core::id::ReplicaId;
 use keyfleet_core::ledger::{BucketView, KeyView, Ledger, Saved, Step, Term};
 use keyfleet_core::message::{Answer, Operation};
+use keyfleet_core::owner::Partition;
 use keyfleet_core::quota::message::LeaseReply;
 use keyfleet_core::state::{Meta, Table};
 use keyfleet_core::time::{LedgerTime, Mono, Now};
@@ -304,7 +305,13 @@ pub async fn stored(store: &dyn StateStore, config: &Config) -> Result<Stored, S
     let image = store.load().await?;
     let (saved, _) = Saved::read(&image);
     let meta = image.meta;
-    let term = Term { epoch: meta.epoch, time: meta.time, blind_until: meta.blind_until, suspect: false };
+    let term = Term {
+        epoch: meta.epoch,
+        time: meta.time,
+        blind_until: meta.blind_until,
+        suspect: false,
+        partition: Partition::default(),
+    };
     let now = clock::now();
     let (mut ledger, _) = Ledger::new(crate::roster(config), saved, term, now);
     let buckets = image.entries.iter().filter(|entry| entry.table == Table::Accounts).count();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use keyfleet_core::ledger::{Ledger, Saved, Term};
 use keyfleet_core::message::Beat;
+use keyfleet_core::owner::Partition;
 use keyfleet_core::state::{Image, Meta};
 use keyfleet_core::trust::{Found, Mark, TermId, Trust};
 use keyfleet_fabric::bus::{Position, Unreachable};
@@ -56,7 +57,13 @@ impl<'d> Reign<'d> {
         let Image { meta, .. } = image;
         let now = clock::now();
         let epoch = won.meta.epoch;
-        let term = Term { epoch, time: meta.time, blind_until: meta.blind_until, suspect: driver.suspect };
+        let term = Term {
+            epoch,
+            time: meta.time,
+            blind_until: meta.blind_until,
+            suspect: driver.suspect,
+            partition: Partition::default(),
+        };
         let began = if driver.suspect { 0 } else { saved.rev };
         let roster = crate::roster(&driver.config.borrow_and_update());
         let (ledger, mut first) = Ledger::new(roster, saved, term, now);

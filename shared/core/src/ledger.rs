@@ -27,6 +27,7 @@ use crate::health::{self, Health, Score};
 use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
 use crate::message::{Change, Delta, Operation, Owned, Record, Report, Subject};
 use crate::outcome::{Cause, Outcome, Retry, Scope};
+use crate::owner::{Owner, Partition};
 use crate::quota::message::{LeaseReply, LeaseRequest};
 use crate::quota::{Bucket, Terms};
 use crate::state::Entry;
@@ -124,6 +125,7 @@ struct KeyState {
 /// The machine.
 #[derive(Debug)]
 pub struct Ledger {
+    partition: Partition,
     roster: Roster,
     rev: u64,
     keys: HashMap<KeyId, KeyState>,
@@ -169,6 +171,7 @@ impl Ledger {
     /// more, which is the term's first commit.
     pub fn new(roster: Roster, saved: Saved, term: Term, now: Now) -> (Self, Step) {
         let mut ledger = Self {
+            partition: term.partition,
             roster: Roster {
                 keys: Vec::new(),
                 billing_accounts: HashMap::new(),
@@ -260,6 +263,10 @@ impl Ledger {
 
     fn record(&mut self, record: Record, replica: &ReplicaId, now: Now, notes: &mut Notes) {
         match record {
+            // Of keys that are not ours nothing is known either.
+            Record::Tripped { model, .. } | Record::Recovered { model, .. }
+                if !self.partition.owns(Owner::Model(&model)) => {}
+            Record::Owned(owned) if !self.partition.owns(Owner::Project(&owned.project)) => {}
             Record::Succeeded { key, model, n, ttfb_ms, probe } => {
                 self.succeeded(&key, &model, n, ttfb_ms, probe, now, notes);
             }

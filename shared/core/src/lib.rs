@@ -11,6 +11,8 @@
 //! 4. [`retry`] says what this request does next, and [`select`] which key it does it with.
 //! 5. [`ledger`] is the coordinator's view: it folds what replicas report ([`message`]) into decisions for all of them.
 //!
+//! [`owner`] says which part of the state a scope belongs to, if it is divided.
+//!
 //! [`trace`] is how a request is recognised in what it led to.
 //!
 //! [`trust`] says whether a leader may believe what an earlier one stored.
@@ -26,6 +28,7 @@ pub mod id;
 pub mod ledger;
 pub mod message;
 pub mod outcome;
+pub mod owner;
 pub mod quota;
 pub mod retry;
 pub mod select;

@@ -45,7 +45,13 @@ fn what_is_used_stays_used() {
     let image = image();
     let (saved, _) = Saved::read(&image);
     let now = Now { mono: Mono::from_ms(0), utc: image.meta.at };
-    let term = Term { epoch: 5, time: image.meta.time, blind_until: LedgerTime::default(), suspect: false };
+    let term = Term {
+        epoch: 5,
+        time: image.meta.time,
+        blind_until: LedgerTime::default(),
+        suspect: false,
+        ..Term::default()
+    };
     let policy =
         Policy { bare_until_midnight: false, max_failures: 3, temporary_block: Duration::from_mins(5) };
     let nobody =

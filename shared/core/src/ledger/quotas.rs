@@ -4,8 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::learned::{Externals, Learned};
-use super::{Ledger, Notes, millis};
+use super::{KeyState, Ledger, Notes, millis};
+use crate::id::KeyId;
 use crate::message::{Change, Subject};
+use crate::owner::{Owner, Partition};
 use crate::quota::account::{Account, Moment};
 use crate::quota::grantor::Grantor;
 use crate::quota::message::{LeaseReply, LeaseRequest};
@@ -28,6 +30,8 @@ pub struct Term {
     pub blind_until: LedgerTime,
     /// What is stored may lack something that happened: nothing is granted of a minute's quota until it cannot matter.
     pub suspect: bool,
+    /// What it decides about.
+    pub partition: Partition,
 }
 
 #[derive(Debug)]
@@ -74,6 +78,22 @@ impl Quotas {
     }
 }
 
+/// Whether a bucket is decided about here.
+fn owns(partition: Partition, keys: &HashMap<KeyId, KeyState>, bucket: &Bucket) -> bool {
+    match bucket {
+        Bucket::Quota(project, ..)
+        | Bucket::Probe(Subject::Bucket(project, _) | Subject::Project(project)) => {
+            partition.owns(Owner::Project(project))
+        }
+        Bucket::Client(client) => partition.owns(Owner::Client(client)),
+        Bucket::Probe(Subject::Model(_, model)) => partition.owns(Owner::Model(model)),
+        Bucket::Probe(Subject::Key(key) | Subject::KeyModel(key, _)) => {
+            // The roster here has just the keys whose projects are owned, and may be older than who asks.
+            partition == Partition::default() || keys.contains_key(key)
+        }
+    }
+}
+
 impl Ledger {
     /// How far ledger time has come.
     pub fn time(&self, now: Now) -> LedgerTime {
@@ -106,8 +126,11 @@ impl Ledger {
 
     pub(super) fn lease(&mut self, requests: &[LeaseRequest], now: Now) -> Vec<LeaseReply> {
         let moment = self.quotas.moment(now);
-        let Self { roster, blocks, quotas: Quotas { grantor, learned, .. }, .. } = self;
+        let Self { partition, roster, keys, blocks, quotas: Quotas { grantor, learned, .. }, .. } = self;
         let limit = |bucket: &Bucket| {
+            if !owns(*partition, keys, bucket) {
+                return Some(0);
+            }
             if let Bucket::Probe(subject) = bucket {
                 // Of a block that is not known here the report may have been lost: one at a time may try all the same.
                 let closed = blocks.get(subject).is_some_and(|b| b.holds(now) && !b.is_half_open(now));

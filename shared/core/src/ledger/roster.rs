@@ -7,6 +7,7 @@ use crate::block::Policy;
 use crate::health::Health;
 use crate::id::{KeyId, ProjectId};
 use crate::message::{Change, Subject};
+use crate::owner::Owner;
 use crate::quota::rules::Rules;
 use crate::time::Now;
 
@@ -35,16 +36,17 @@ pub struct Member {
 }
 
 impl Ledger {
-    /// Takes a roster over; keys that are known keep their state. Those that are gone, or have another secret, lose
+    /// Takes a roster over, as far as its keys belong here; those that are known keep their state. Those that are gone, or have another secret, lose
     /// it, and what was blocked for them is open.
     pub(super) fn enrol(
         &mut self,
-        roster: Roster,
+        mut roster: Roster,
         health: &BTreeMap<KeyId, (f64, f64)>,
         fingerprints: &BTreeMap<KeyId, KeyId>,
         now: Now,
         notes: &mut Notes,
     ) {
+        roster.keys.retain(|member| self.partition.owns(Owner::Project(&member.project)));
         let mut old = std::mem::take(&mut self.keys);
         let mut replaced = HashSet::new();
         for Member { key, project, fingerprint } in &roster.keys {

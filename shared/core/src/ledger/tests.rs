@@ -7,6 +7,7 @@ use crate::state::{Image, Meta, Table};
 
 mod learned;
 mod operating;
+mod partitions;
 mod probes;
 
 const MODEL: &str = "gemini-2.5-flash";

@@ -92,7 +92,7 @@ impl Nats {
     pub async fn connect(options: NatsOptions) -> Result<Self, OptionsError> {
         let prefix = options::prefix(&options)?;
         let (servers, login) = options::servers(&options)?;
-        let subjects = Subjects::new(&prefix, options.partition);
+        let subjects = Subjects::new(&prefix, options.partition.number);
         let open = async |purpose| {
             let connect = options::connect_options(&options, &login, purpose).await?;
             Link::open(servers.clone(), connect, subjects.nobody.clone()).await
@@ -104,7 +104,7 @@ impl Nats {
             bulk,
             outbox,
             subjects,
-            partition: options.partition,
+            partition: options.partition.number,
             ask_timeout: options.ask_timeout,
             report_timeout: options.report_timeout,
             limits: options.stream,

@@ -21,6 +21,7 @@ use fred::types::scripts::Script;
 use fred::types::{ConnectHandle, Value};
 use keyfleet_core::id::ReplicaId;
 use keyfleet_core::message::Delta;
+use keyfleet_core::owner::Partition;
 use keyfleet_core::state::{Commit, Entry, Image, Table};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,11 +44,9 @@ pub struct Settings {
     pub url: String,
     /// Before every key. A colon at its end makes no difference.
     pub prefix: String,
-    /// Which partition.
-    pub partition: u32,
-    /// Into how many the state is divided. Whoever divides it otherwise would look for it in other places.
-    pub partitions: u32,
-    /// Writes that number down where nobody has: for those who lead.
+    /// Which partition, of how many. Whoever divides the state otherwise would look for it in other places.
+    pub partition: Partition,
+    /// Writes down into how many the state is divided where nobody has: for those who lead.
     pub founds: bool,
     /// After this a command counts as lost; reading everything may take ten times as long.
     pub timeout: Duration,
@@ -63,8 +62,7 @@ impl Settings {
         Self {
             url: url.into(),
             prefix: "keyfleet".to_owned(),
-            partition: 0,
-            partitions: 1,
+            partition: Partition::default(),
             founds: false,
             timeout: Duration::from_millis(500),
             ca: None,
@@ -104,7 +102,7 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(prefix: &str, partition: u32) -> Result<Self, StoreError> {
+    fn new(prefix: &str, partition: Partition) -> Result<Self, StoreError> {
         if prefix.contains(['{', '}']) {
             return Err(StoreError::Misconfigured(
                 "the prefix of Redis keys contains a brace, which would scatter them over a cluster"
@@ -113,7 +111,8 @@ impl Keys {
         }
         let prefix = prefix.trim_end_matches(':');
         let colon = if prefix.is_empty() { "" } else { ":" };
-        let key = |name: &str| format!("{prefix}{colon}v1:{{{partition}}}:{name}");
+        let number = partition.number;
+        let key = |name: &str| format!("{prefix}{colon}v1:{{{number}}}:{name}");
         Ok(Self {
             lock: key("lock"),
             meta: key("meta"),
@@ -169,8 +168,9 @@ impl RedisStore {
 
     async fn check_partitions(
         &self,
-        Settings { partitions, founds, .. }: &Settings,
+        Settings { partition, founds, .. }: &Settings,
     ) -> Result<(), StoreError> {
+        let partitions = partition.of;
         let key = &self.keys.common;
         if *founds {
             let set = self.client.hsetnx::<bool, _, _, _>(key, PARTITIONS, partitions.to_string()).await;

@@ -2,6 +2,7 @@
 
 use super::scenarios::{KEEP, LONG, World, claim, elected, entry, following};
 use super::server::{Server, cluster, connect, settings, shared};
+use keyfleet_core::owner::Partition;
 use keyfleet_core::state::{Image, Table};
 use keyfleet_fabric::store::redis::{RedisStore, Settings};
 use keyfleet_fabric::store::{Lead, StateStore, StoreError};
@@ -61,7 +62,7 @@ fn misconfigured(result: Result<RedisStore, StoreError>) -> String {
 async fn state_that_is_divided_otherwise_is_refused() {
     let server = Server::start(&[]);
     let ours = settings(server.url());
-    let of = |partitions| Settings { partitions, ..ours.clone() };
+    let of = |of| Settings { partition: Partition { number: 0, of }, ..ours.clone() };
     for partitions in [2, 1] {
         connect(&of(partitions)).await;
     }
@@ -160,8 +161,10 @@ async fn a_lock_without_an_end_does_not_last_for_ever() {
 #[tokio::test]
 async fn all_keys_of_a_partition_have_its_tag() {
     let server = Server::start(&[]);
-    for (prefix, partition) in [("keyfleet", 0), ("gemini:", 7), ("", 1)] {
-        let settings = Settings { prefix: prefix.to_owned(), partition, ..settings(server.url()) };
+    for (prefix, number) in [("keyfleet", 0), ("gemini:", 7), ("", 1)] {
+        let partition = Partition { number, of: 8 };
+        let settings =
+            Settings { prefix: prefix.to_owned(), partition, founds: true, ..settings(server.url()) };
         let store = connect(&settings).await;
         let mut commit = following(&elected(&store, "a").await);
         commit.entries = Table::ALL.iter().map(|table| entry(*table, "k", Some("v"))).collect();

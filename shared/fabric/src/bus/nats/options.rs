@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
+use keyfleet_core::owner::Partition;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -33,7 +34,7 @@ pub struct NatsOptions {
     /// `a-z A-Z 0-9 -`, joined by dots. Empty: nothing does.
     pub prefix: String,
     /// Which partition.
-    pub partition: u32,
+    pub partition: Partition,
     /// For how long a question waits for its answer.
     pub ask_timeout: Duration,
     /// For how long a report waits for being stored.
@@ -51,7 +52,7 @@ impl NatsOptions {
             tls: NatsTls::default(),
             name: "keyfleet".to_owned(),
             prefix: String::new(),
-            partition: 0,
+            partition: Partition::default(),
             ask_timeout: Duration::from_millis(250),
             report_timeout: Duration::from_secs(2),
             stream: StreamLimits::default(),
