@@ -2,7 +2,8 @@
 # The tools that scripts/check and scripts/test need: where each one comes from, and its version.
 #
 # One rule: what is missing is installed by name from its registry into target/tools, so that nothing outside this
-# folder changes and `cargo clean` removes it all. Only what no such folder can hold (a compiler, Python itself) comes
+# folder changes and `cargo clean` removes it all; npm keeps its packages beside tests/sdk/js/package.json. Only what no such
+# folder can hold (a compiler, Python itself) comes
 # from the system's packages, and only when we are root; otherwise the script stops and says what to install.
 
 set -euo pipefail

@@ -45,13 +45,20 @@ const NATIVE_ONLY: [&str; 5] =
 
 /// Finds the way of a request; `None` for a path that is nobody's.
 pub(crate) fn way(uri: &Uri, headers: &HeaderMap) -> Option<Way> {
-    let path = tidy(uri.path());
+    let path = plain(uri.path());
+    let path = tidy(&path);
     let path = path.as_ref();
-    if path.split('/').any(is_dots) {
-        return None; // it would lead out of the API that it names
+    // An HTTP client reads a backslash as a slash; dots would lead out of the API that the path names.
+    let leads_out = |path: &str| path.split('/').any(|segment| matches!(segment, "." | ".."));
+    if path.contains('\\') || leads_out(path) {
+        return None;
     }
     let compat = |path: &str| Some(Way { surface: Surface::Compat, path: path.to_owned() });
-    let native = |path: &str| Some(Way { surface: Surface::Native, path: path.to_owned() });
+    let native = |path: &str| {
+        // Names have no slashes here: an encoded one is spelled so by a client that takes a path for a name.
+        let path = path.replace("%2F", "/").replace("%2f", "/");
+        (!leads_out(&path)).then_some(Way { surface: Surface::Native, path })
+    };
     if let Some(rest) = COMPAT.iter().find_map(|base| path.strip_prefix(base)) {
         return compat(rest.strip_prefix("v1/").unwrap_or(rest));
     }
@@ -71,8 +78,7 @@ pub(crate) fn way(uri: &Uri, headers: &HeaderMap) -> Option<Way> {
 
 fn native_only(rest: &str) -> bool {
     let collection = rest.split(['/', ':', '?']).next().unwrap_or_default();
-    let has_method =
-        rest.starts_with("models/") && (rest.contains(':') || rest.contains("%3A") || rest.contains("%3a"));
+    let has_method = rest.starts_with("models/") && rest.contains(':');
     has_method || NATIVE_ONLY.contains(&collection)
 }
 
@@ -87,9 +93,29 @@ pub(crate) fn is_bearer(value: &[u8]) -> bool {
     value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
 }
 
-/// `.` and `..`, plain or encoded.
-fn is_dots(segment: &str) -> bool {
-    segment.len() <= 6 && matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
+/// The path with everything decoded that means the same either way (RFC 3986, section 6.2.2.2), and the colon before a
+/// method: one model has one name, however it is spelled.
+fn plain(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let mut plain = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let (before, encoded) = rest.split_at(at);
+        plain.push_str(before);
+        let code = encoded.get(1..3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let same = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~' | ':');
+        if let Some(c) = code.map(char::from).filter(same) {
+            plain.push(c);
+            rest = &encoded[3..];
+        } else {
+            plain.push('%');
+            rest = &encoded[1..];
+        }
+    }
+    plain.push_str(rest);
+    Cow::Owned(plain)
 }
 
 /// Without the leading slash, doubled slashes, and the doubled version of a client whose base URL names one already.
@@ -134,7 +160,15 @@ mod tests {
             ("/v1beta/models", Native, "v1beta/models"),
             ("/v1beta/v1/models/m:generateContent", Native, "v1/models/m:generateContent"),
             ("/v1/models/m:generateContent", Native, "v1/models/m:generateContent"),
-            ("/v1/models/m%3AgenerateContent", Native, "v1/models/m%3AgenerateContent"),
+            ("/v1/models/m%3AgenerateContent", Native, "v1/models/m:generateContent"),
+            (
+                "/v1beta/models/%67emini%2D2%2e5%5ff:countTokens",
+                Native,
+                "v1beta/models/gemini-2.5_f:countTokens",
+            ),
+            ("/v1beta/models%2Fm:countTokens", Native, "v1beta/models/m:countTokens"),
+            ("/v1/models/models%2Fm", Compat, "models/models%2Fm"),
+            ("/v1/models/%zz%4%", Compat, "models/%zz%4%"),
             ("/v1/interactions/x", Native, "v1/interactions/x"),
             ("/upload/v1beta/files", Native, "upload/v1beta/files"),
             ("/download/v1beta/files/x:download", Native, "download/v1beta/files/x:download"),
@@ -142,9 +176,18 @@ mod tests {
         for (path, surface, rest) in table {
             assert_eq!(of(path, &[]), Some((surface, rest.to_owned())), "{path}");
         }
-        for nobodys in
-            ["/", "/favicon.ico", "/modelsx", "/admin", "/v2/models", "/v1/a/../models", "/v1/%2e%2E/x"]
-        {
+        for nobodys in [
+            "/",
+            "/favicon.ico",
+            "/modelsx",
+            "/admin",
+            "/v2/models",
+            "/v1/a/../models",
+            "/v1/%2e%2E/x",
+            r"/v1beta/models/x\..\m:generateContent",
+            r"/v1beta\..\..\x",
+            "/v1beta/models/x%2f..%2Fm:countTokens",
+        ] {
             assert_eq!(of(nobodys, &[]), None, "{nobodys}");
         }
     }

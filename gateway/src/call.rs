@@ -124,13 +124,9 @@ impl Call {
     pub(crate) fn creates(&self) -> bool {
         self.kind == Kind::Create && !self.not_stored
     }
+}
 
-    /// The lane's name: the model, and the part of its quota.
-    pub(crate) fn lane(&self) -> Model {
-        if self.quota.is_empty() {
-            self.model.clone()
-        } else {
-            Model::new(format!("{}#{}", self.model, self.quota))
-        }
-    }
+/// A lane's name: the model, and the part of its quota.
+pub(crate) fn lane(model: &Model, quota: &str) -> Model {
+    if quota.is_empty() { model.clone() } else { Model::new(format!("{model}#{quota}")) }
 }

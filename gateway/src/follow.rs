@@ -32,8 +32,12 @@ pub(crate) async fn follow(
 
 /// What a process cannot change while it runs.
 fn tell_what_waits(old: &Config, new: &Config) {
+    let fabric = [
+        ("nats_url and its options", old.nats != new.nats),
+        ("redis_url and its options", old.redis != new.redis),
+    ];
     let (old, new) = (&old.server, &new.server);
-    warn_of_restart([
+    let server = [
         ("server.host", old.host != new.host),
         ("server.port", old.port != new.port),
         ("server.ops_port", old.ops_port != new.ops_port),
@@ -42,5 +46,6 @@ fn tell_what_waits(old: &Config, new: &Config) {
             "server.cors_allowed_origins",
             old.cors_allowed_origins.is_empty() && !new.cors_allowed_origins.is_empty(),
         ),
-    ]);
+    ];
+    warn_of_restart(server.into_iter().chain(fabric));
 }

@@ -11,6 +11,7 @@ use keyfleet_core::time::Mono;
 use keyfleet_service::clock;
 
 use self::course::Course;
+pub(crate) use self::owned::owner;
 pub(crate) use self::reply::mark;
 use crate::answer::{self, Answer, Expected, Failed};
 use crate::call::Call;
@@ -34,10 +35,7 @@ pub(crate) async fn answer(
         RetryPlan::new(live.config.failure.internal_retries, clock::mono().plus(server.request_timeout));
     call.resources.extend(pool::named(&call.path));
     let mut course = Course::new(&call, &live);
-    let owner = match pool.owners.of(&call.resources, clock::mono()) {
-        None if !call.resources.is_empty() => owned::look_up(worker, &call.resources).await,
-        known => known,
-    };
+    let owner = owner(worker, &call.resources).await;
     let owner = owner.and_then(|project| live.project_numbers.get(&project).copied());
     loop {
         let want = course.want(&call, owner);

@@ -40,8 +40,9 @@ use trial::{Lack, Trial};
 /// How many failed attempts are kept for people to look at.
 const LAST_FAILURES: usize = 20;
 
-/// How many keys without a lease are passed over for one attempt.
-const MOST_COLD: usize = 4;
+/// How many keys without a lease are passed over for one attempt by a request that may wait for leases, and how many by
+/// one that has done so.
+const MOST_COLD: [usize; 2] = [4, 64];
 
 /// Why there is no permit.
 #[derive(Debug)]
@@ -197,15 +198,15 @@ impl Pool {
         });
     }
 
-    /// Chooses a key for `model`, which may be none, and draws the quota that the attempt needs. `patient` requests may
-    /// be told to wait for a lease.
+    /// Chooses a key for `model`, which may be none, and draws the quota that the attempt needs. A request that
+    /// `waits` may be told to wait for a lease.
     pub(crate) fn acquire(
         self: &Arc<Self>,
         live: &Arc<Live>,
         model: &Model,
         want: &Want<'_>,
         again: Option<Again>,
-        patient: bool,
+        waits: bool,
         now: Now,
     ) -> Result<Permit, Refusal> {
         let lane = self.lane(live, model, now.mono);
@@ -235,7 +236,8 @@ impl Pool {
                     });
                 }
             };
-            let patient = patient && passed_over.len() < MOST_COLD;
+            let most_cold = MOST_COLD[usize::from(!waits)];
+            let patient = waits && passed_over.len() < most_cold;
             match self.equip(live, &lane, seat, probes, want.bytes, patient, now.mono) {
                 Ok((trial, spend)) => {
                     let (pool, live, bytes) = (self.clone(), live.clone(), want.bytes);
@@ -255,7 +257,7 @@ impl Pool {
                     });
                 }
                 Err(Lack::Later) if closed < lane.lane.seats().len() => closed += 1,
-                Err(Lack::Cold) if passed_over.len() >= MOST_COLD => return Err(Refusal::Cold),
+                Err(Lack::Cold) if passed_over.len() >= most_cold => return Err(Refusal::Cold),
                 Err(lack) => {
                     cold |= !matches!(lack, Lack::Room);
                     passed_over.push(lane.lane.seats()[seat].key);

@@ -7,6 +7,8 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::{ALLOW, CONTENT_LENGTH, HOST};
+use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use keyfleet_core::id::{Model, Resource};
 use keyfleet_core::quota::holder::Empty;
@@ -107,7 +109,7 @@ async fn prepare(
     let (head, body) = request.into_parts();
     let peer = head.extensions.get::<Peer>().map(|peer| peer.0.ip());
     let query = head.uri.query().unwrap_or_default();
-    let caller = identify(worker, live, &way.path, &head.headers, query)?;
+    let caller = identify(worker, live, &way.path, &head.headers, query).await?;
     trail.client = caller.name.clone();
     let patience = admit(worker, live, &caller, &head.headers, peer).await?;
     let kind = match way.surface {
@@ -143,7 +145,7 @@ async fn prepare(
         resources: Vec::new(),
         session: None,
         patience,
-        own_base: own_base(live, &head.headers, peer),
+        own_base: own_base(live, &head, peer),
         method: head.method,
     };
     understand(&mut call, live, &head.headers, &caller);
@@ -160,28 +162,29 @@ async fn prepare(
 }
 
 /// Who asks, if it may.
-fn identify(
+async fn identify(
     worker: &Worker,
     live: &Live,
     path: &str,
     headers: &HeaderMap,
     query: &str,
 ) -> Result<Caller, Fault> {
-    let continues_upload = || {
-        let resource = upload::id(query).map(|id| Resource::new(upload::resource(id)));
-        let continues = path.starts_with("upload/")
-            && headers.get("x-goog-upload-command").is_some_and(|command| command != "start");
-        continues && resource.is_some_and(|name| worker.app.pool.owners.of(&[name], clock::mono()).is_some())
-    };
-    match auth::caller(&live.config.server.clients, headers, query) {
-        Some(caller) => Ok(caller),
-        // The upload's id is its capability: Google's clients send nothing else with it.
-        None if continues_upload() => Ok(Caller { name: Arc::from("upload"), client: None }),
-        None => Err(Fault::new(
-            StatusCode::UNAUTHORIZED,
-            "This token is not one of the gateway's clients. Send one as Authorization: Bearer, x-goog-api-key or ?key=.",
-        )),
+    if let Some(caller) = auth::caller(&live.config.server.clients, headers, query) {
+        return Ok(caller);
     }
+    // The upload's id is its capability: Google's clients send nothing else with it.
+    let continues = path.starts_with("upload/")
+        && headers.get("x-goog-upload-command").is_some_and(|command| command != "start");
+    let begun = upload::id(query).filter(|_| continues).map(|id| [Resource::new(upload::resource(id))]);
+    if let Some(begun) = begun
+        && pipeline::owner(worker, &begun).await.is_some()
+    {
+        return Ok(Caller { name: Arc::from("upload"), client: None });
+    }
+    Err(Fault::new(
+        StatusCode::UNAUTHORIZED,
+        "This token is not one of the gateway's clients. Send one as Authorization: Bearer, x-goog-api-key or ?key=.",
+    ))
 }
 
 /// Counts the request against the caller's limit. What is left of the time that it may wait for leases.
@@ -242,7 +245,7 @@ fn understand(call: &mut Call, live: &Live, headers: &HeaderMap, caller: &Caller
             call.top_p_at = found.after_brace;
         }
         let text = |at: &std::ops::Range<usize>| std::str::from_utf8(&body[at.clone()]).ok();
-        call.resources.extend(found.references.iter().filter_map(text).map(Resource::new));
+        call.resources.extend(found.references.iter().cloned());
         let previous = found.previous_interaction.as_ref().and_then(text);
         call.resources.extend(previous.map(|id| Resource::new(format!("interactions/{id}"))));
     }
@@ -336,16 +339,18 @@ fn hop(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
-fn own_base(live: &Live, headers: &HeaderMap, peer: Option<IpAddr>) -> String {
+fn own_base(live: &Live, head: &Parts, peer: Option<IpAddr>) -> String {
     let trusts = |peer: IpAddr| live.config.server.trusted_proxies.iter().any(|net| net.contains(peer));
     let forwarded = |name: &str| {
-        let value = headers.get(name).filter(|_| peer.is_some_and(trusts));
+        let value = head.headers.get(name).filter(|_| peer.is_some_and(trusts));
         value.and_then(|value| value.to_str().ok())
     };
     let scheme =
         forwarded("x-forwarded-proto").filter(|scheme| matches!(*scheme, "http" | "https")).unwrap_or("http");
-    let host =
-        forwarded("x-forwarded-host").or_else(|| headers.get(HOST).and_then(|value| value.to_str().ok()));
+    let host = forwarded("x-forwarded-host")
+        .or_else(|| head.headers.get(HOST).and_then(|value| value.to_str().ok()))
+        // What HTTP/2 has in its place.
+        .or_else(|| head.uri.authority().map(Authority::as_str));
     format!("{scheme}://{}", host.unwrap_or("localhost"))
 }
 

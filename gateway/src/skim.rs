@@ -2,8 +2,10 @@
 //! references to stored resources. It builds no tree and checks no syntax (the upstream does); bodies of hundreds
 //! of kilobytes are mostly long strings, which are crossed at the speed of `memchr`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use keyfleet_core::id::Resource;
 use memchr::memchr;
 
 /// The longest string that may be a model or a reference.
@@ -21,7 +23,8 @@ const RESOURCES: [&str; 7] = [
     "fileSearchStores/",
 ];
 
-/// What was found. Positions are byte ranges of the body, so that nothing is copied and a rewrite touches nothing else.
+/// What was found. Positions are byte ranges of the body, so that hardly anything is copied and a rewrite touches nothing
+/// else.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Skim {
     /// The value of the top-level `model`, between its quotes.
@@ -35,7 +38,7 @@ pub(crate) struct Skim {
     /// Behind the opening brace.
     pub(crate) after_brace: Option<usize>,
     /// Strings that name a resource, from its kind on: `files/abc-123`.
-    pub(crate) references: Vec<Range<usize>>,
+    pub(crate) references: Vec<Resource>,
     /// What a conversation begins with: the first entry of `messages`, `contents` or `input`, and the second one
     /// too if the first is a system prompt, which many conversations share.
     pub(crate) opening: Option<Range<usize>>,
@@ -53,7 +56,7 @@ pub(crate) fn skim(body: &[u8]) -> Skim {
     let mut at = 0;
     let mut depth = 0_u32;
     // At depth 1, the key whose value comes next.
-    let mut key: &[u8] = b"";
+    let mut key: Cow<'_, [u8]> = Cow::Borrowed(b"");
     let mut expect_key = false;
     let mut opening_from = None;
     while let Some(step) = body.get(at..).and_then(|rest| rest.iter().position(|b| !b.is_ascii_whitespace()))
@@ -64,18 +67,18 @@ pub(crate) fn skim(body: &[u8]) -> Skim {
                 let Some(end) = string_end(body, at + 1) else { return found };
                 let text = at + 1..end;
                 if depth == 1 && expect_key {
-                    key = &body[text];
+                    key = unescaped(&body[text]);
                     expect_key = false;
                 } else {
                     if depth == 1 && text.len() <= MAX_NAME {
-                        match key {
+                        match &*key {
                             b"model" => found.model = Some(text.clone()),
                             b"previous_interaction_id" => found.previous_interaction = Some(text.clone()),
                             b"id" => found.id = Some(text.clone()),
                             _ => {}
                         }
                     }
-                    found.reference(body, text);
+                    found.reference(&body[text]);
                 }
                 at = end + 1;
             }
@@ -84,7 +87,8 @@ pub(crate) fn skim(body: &[u8]) -> Skim {
                 expect_key = depth == 1 && open == b'{';
                 if expect_key {
                     found.after_brace = Some(at + 1);
-                } else if depth == 2 && open == b'[' && matches!(key, b"messages" | b"contents" | b"input") {
+                } else if depth == 2 && open == b'[' && matches!(&*key, b"messages" | b"contents" | b"input")
+                {
                     opening_from = Some(at + 1);
                 }
                 at += 1;
@@ -112,7 +116,7 @@ pub(crate) fn skim(body: &[u8]) -> Skim {
             _ => {
                 let literal = &body[at..at + literal_len(&body[at..])];
                 if depth == 1 {
-                    found.literal(key, literal);
+                    found.literal(&key, literal);
                 }
                 at += literal.len().max(1);
             }
@@ -128,13 +132,27 @@ impl Skim {
         self.top_p |= key == b"top_p";
     }
 
-    fn reference(&mut self, body: &[u8], text: Range<usize>) {
+    fn reference(&mut self, text: &[u8]) {
         if text.len() > MAX_NAME || self.references.len() >= MAX_REFERENCES {
             return;
         }
-        if let Some(name) = reference(&body[text.clone()]) {
-            self.references.push(text.start + name.start..text.start + name.end);
+        let text = unescaped(text);
+        if let Some(name) = reference(&text)
+            && let Ok(name) = std::str::from_utf8(&text[name])
+        {
+            self.references.push(Resource::new(name));
         }
+    }
+}
+
+/// What a string of JSON says. Some encoders escape every slash.
+pub(crate) fn unescaped(text: &[u8]) -> Cow<'_, [u8]> {
+    if text.len() > MAX_NAME || memchr(b'\\', text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    match serde_json::from_slice::<String>(&[b"\"", text, b"\""].concat()) {
+        Ok(plain) => Cow::Owned(plain.into_bytes()),
+        Err(_) => Cow::Borrowed(text),
     }
 }
 
@@ -190,8 +208,8 @@ mod tests {
         skim(body.as_bytes()).model.map(|range| &body[range])
     }
 
-    fn references(body: &str) -> Vec<&str> {
-        skim(body.as_bytes()).references.into_iter().map(|range| &body[range]).collect()
+    fn references(body: &str) -> Vec<String> {
+        skim(body.as_bytes()).references.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -236,6 +254,19 @@ mod tests {
             ),
             ["files/abc-1", "cachedContents/c_2", "cachedContents/c3"]
         );
+        assert_eq!(
+            references(
+                r#"{"a":"https:\/\/host\/v1beta\/files\/abc-1","b":"cached\u0043ontents\/c_2","c":"\/\x"}"#
+            ),
+            ["files/abc-1", "cachedContents/c_2"],
+            "escaped"
+        );
+    }
+
+    #[test]
+    fn a_key_is_what_it_says_however_it_is_spelled() {
+        assert_eq!(model(r#"{"mod\u0065l":"m"}"#), Some("m"));
+        assert!(skim(br#"{"str\u0065am":true}"#).stream);
     }
 
     #[test]

@@ -59,13 +59,11 @@ pub(crate) fn behind_version(path: &str) -> (usize, &str) {
     (end, &path[end..])
 }
 
-/// Model and method of `models/M:method`; the method may be empty, and its colon encoded.
+/// Model and method of `models/M:method`; the method may be empty.
 fn model_and_verb(rest_at: usize, rest: &str) -> Option<(usize, &str, &str)> {
     let name = rest.strip_prefix("models/")?;
     let at = rest_at + "models/".len();
-    let colon = name.rfind(':').map(|colon| (colon, 1));
-    let colon = colon.or_else(|| name.to_ascii_uppercase().rfind("%3A").map(|colon| (colon, 3)));
-    let (model, verb) = colon.map_or((name, ""), |(colon, len)| (&name[..colon], &name[colon + len..]));
+    let (model, verb) = name.rsplit_once(':').unwrap_or((name, ""));
     Some((at, model, verb))
 }
 
@@ -82,8 +80,8 @@ mod tests {
             ("gemini-2.5-flash", Kind::Generate, false)
         );
         assert_eq!(plain.model_at, ModelAt::Path(14..30));
-        let encoded = post("v1/models/x%3AstreamGenerateContent");
-        assert_eq!((encoded.model.as_str(), encoded.stream), ("x", true));
+        let streamed = post("v1/models/x:streamGenerateContent");
+        assert_eq!((streamed.model.as_str(), streamed.stream), ("x", true));
         assert_eq!(post("v1beta/models/x:countTokens").quota, "countTokens");
         assert_eq!(post("v1beta/models/x:batchGenerateContent").kind, Kind::Create);
         assert_eq!(asked(&Method::GET, "v1beta/models/x").kind, Kind::Other);

@@ -3,7 +3,7 @@
 use keyfleet_core::id::Model;
 
 use crate::call::{Kind, ModelAt};
-use crate::skim::Skim;
+use crate::skim::{self, Skim};
 
 /// What a path on the compat surface is for.
 pub(crate) fn kind(method: &http::Method, path: &str) -> Kind {
@@ -17,8 +17,7 @@ pub(crate) fn kind(method: &http::Method, path: &str) -> Kind {
 /// The model that a body names, with or without the prefix that the upstream's own lists have.
 pub(crate) fn model(body: &[u8], skim: &Skim) -> (Model, ModelAt) {
     let Some(at) = skim.model.clone() else { return (Model::new(""), ModelAt::Nowhere) };
-    let name = std::str::from_utf8(&body[at.clone()]).unwrap_or_default();
-    let bare = name.strip_prefix("models/").unwrap_or(name);
-    let at = at.end - bare.len()..at.end;
-    (Model::new(bare), ModelAt::Body(at))
+    let name = skim::unescaped(&body[at.clone()]);
+    let name = std::str::from_utf8(&name).unwrap_or_default();
+    (Model::new(name.strip_prefix("models/").unwrap_or(name)), ModelAt::Body(at))
 }

@@ -15,8 +15,8 @@ use keyfleet_service::clock;
 use super::reply::mark;
 use crate::Worker;
 use crate::answer::Failed;
-use crate::call::{Call, Kind, Payload};
-use crate::error::Fault;
+use crate::call::{self, Call, Kind, Payload};
+use crate::error::{Fault, Retry};
 use crate::live::Live;
 use crate::pool::{Again, Permit};
 use crate::trail::Trail;
@@ -25,10 +25,15 @@ use crate::trail::Trail;
 /// for that end waits so much longer.
 const CONFIRMATION: Duration = Duration::from_millis(50);
 
+/// When a client may send again what could not be sent a second time from here.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What one request has done so far.
 pub(super) struct Course {
     pub(super) model: Model,
     pub(super) lane: Model,
+    /// The part of the model's quota that is counted apart.
+    quota: &'static str,
     tried: Vec<u32>,
     pub(super) again: Option<Again>,
     /// Requests with the same value stay on one project.
@@ -47,7 +52,8 @@ impl Course {
         let fallbacks = live.config.fallbacks.get(call.model.as_str()).cloned().unwrap_or_default();
         Self {
             model: call.model.clone(),
-            lane: call.lane(),
+            lane: call::lane(&call.model, call.quota),
+            quota: call.quota,
             tried: Vec::new(),
             again: None,
             session: call.session,
@@ -79,7 +85,7 @@ impl Course {
         if matches!(refusal.blame, Blame::Model | Blame::Quota | Blame::Large(_))
             && let Some(model) = self.fallbacks.pop()
         {
-            self.lane = model.clone();
+            self.lane = call::lane(&model, self.quota);
             self.model = model;
             self.tried.clear();
             self.again = None;
@@ -171,6 +177,12 @@ impl Course {
                         Fault { message: upstream.message, ..own }
                     }
                     Some((_, own)) => Fault { retry: own.retry, ..upstream },
+                    // Nor are they when nothing else can be tried, because the body has gone by.
+                    None if is_about_keys(&failed) && !call.can_repeat() => Fault::new(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "The key that this upload was sent with does not work. It is out of use now: send it again.",
+                    )
+                    .with_retry(Retry::After(AGAIN)),
                     None => upstream,
                 }
             }

@@ -21,8 +21,16 @@ const OTHER_TTL: Duration = Duration::from_hours(336);
 /// Of the resources that a request refers to, so many are looked up.
 const MOST_LOOKED_UP: usize = 4;
 
+/// Whose one of these resources is, as far as anybody knows.
+pub(crate) async fn owner(worker: &Worker, resources: &[Resource]) -> Option<ProjectId> {
+    match worker.app.pool.owners.of(resources, clock::mono()) {
+        None if !resources.is_empty() => look_up(worker, resources).await,
+        known => known,
+    }
+}
+
 /// Asks the store, once in a while, for an owner that this replica has not heard of: the only question on a request's way.
-pub(super) async fn look_up(worker: &Worker, resources: &[Resource]) -> Option<ProjectId> {
+async fn look_up(worker: &Worker, resources: &[Resource]) -> Option<ProjectId> {
     let app = &worker.app;
     for resource in resources.iter().take(MOST_LOOKED_UP) {
         let owners = &app.pool.owners;
@@ -61,7 +69,7 @@ pub(super) fn shown(call: &Call, answer: &Answer, permit: &Permit) -> Vec<Owned>
     let mut names: Vec<String> = Vec::new();
     if call.surface != Surface::Native || !interactions::has_path(&call.path) {
         // All of an interaction but its id may be the model's own words.
-        names.extend(found.references.into_iter().filter_map(text).map(str::to_owned));
+        names.extend(found.references.iter().map(ToString::to_string));
         names.extend(pool::operation(&answer.begun));
     }
     let kind =

@@ -86,7 +86,9 @@ impl Pool {
         let mut blocks = self.blocks.lock();
         let known = blocks.entry(subject.clone()).or_insert(blocked);
         if blocked.until >= known.until {
-            *known = blocked;
+            // The coordinator does not say again what holds already.
+            let decided = blocked.decided || (known.decided && known.until == blocked.until);
+            *known = Blocked { decided, ..blocked };
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Patience {
     pub(super) tick: Duration,
     /// Ticks from the beginning of a request's head, or of the connection, to the head's end.
     pub(super) head: u32,
-    /// Ticks without a request, after the first.
+    /// Ticks without a request, after the first; and ticks in which a client takes nothing of what is written to it.
     pub(super) idle: u32,
 }
 
@@ -38,6 +38,9 @@ impl Patience {
 /// Whole ticks without a request after which a connection ends while the worker drains. A client that has just sent a
 /// request, or whose stream has just ended, cannot know yet that it will: what it sends meanwhile is answered.
 const LINGER: u32 = 1;
+
+/// No tick: a worker does not live for so many.
+const TAKES: u32 = u32::MAX;
 
 /// What a worker asks of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +65,8 @@ pub(super) struct Activity {
     multiplexed: AtomicBool,
     /// When the head, or the time without a request, began.
     since: AtomicU32,
+    /// When the client began to take nothing of what is written; `TAKES`: it takes everything.
+    stuck: AtomicU32,
     order: AtomicU8,
     task: AtomicWaker,
     /// The body of an answer that has ended, and what ends with it: nothing of that is on the client's way to its
@@ -89,6 +94,10 @@ impl Activity {
     }
 
     fn is_over(&self, patience: Patience, now: u32) -> bool {
+        let stuck = self.stuck.load(Relaxed);
+        if stuck != TAKES && now.wrapping_sub(stuck) > patience.idle {
+            return true;
+        }
         let is_head = self.in_head.load(Relaxed) && !self.multiplexed.load(Relaxed);
         let limit = if is_head { patience.head } else { patience.idle };
         // A tick has begun when something was noted in it: only those after it are whole.
@@ -140,7 +149,8 @@ impl Watchers {
 
     /// A new connection.
     pub(super) fn enrol(&mut self) -> Observed {
-        let activity = Arc::new(Activity { in_head: AtomicBool::new(true), ..Activity::default() });
+        let (in_head, stuck) = (AtomicBool::new(true), AtomicU32::new(TAKES));
+        let activity = Arc::new(Activity { in_head, stuck, ..Activity::default() });
         activity.mark(&self.clock);
         self.connections.push(activity.clone());
         Observed { activity, clock: self.clock.clone() }
@@ -220,9 +230,16 @@ impl Observed {
         }
     }
 
-    fn went(&self) {
-        if !self.activity.in_head.load(Relaxed) {
-            self.activity.mark(&self.clock);
+    /// Something was written, or could not be.
+    fn went(&self, written: bool) {
+        let activity = &self.activity;
+        if !written {
+            let _ = activity.stuck.compare_exchange(TAKES, self.clock.0.0.load(Relaxed), Relaxed, Relaxed);
+            return;
+        }
+        activity.stuck.store(TAKES, Relaxed);
+        if !activity.in_head.load(Relaxed) {
+            activity.mark(&self.clock);
         }
     }
 }
@@ -300,9 +317,7 @@ impl Read for Wire {
 impl Write for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if polled.is_ready() {
-            self.observed.went();
-        }
+        self.observed.went(polled.is_ready());
         polled
     }
 
@@ -312,9 +327,7 @@ impl Write for Wire {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        if polled.is_ready() {
-            self.observed.went();
-        }
+        self.observed.went(polled.is_ready());
         polled
     }
 
@@ -385,8 +398,23 @@ mod tests {
         let reading = watchers.enrol();
         drop(reading.request(http::Version::HTTP_11));
         watchers.tick();
-        reading.went();
+        reading.went(true);
         assert_eq!(ticks(&mut watchers, &reading), 6);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_not_waited_for() {
+        let mut watchers = Watchers::new(PATIENCE);
+        let [stuck, slow] = [(); 2].map(|()| watchers.enrol());
+        let _running = [&stuck, &slow].map(|one| one.request(http::Version::HTTP_11));
+        let order = |connection: &Observed| connection.activity.order.load(Relaxed);
+        for _ in 0..=PATIENCE.idle {
+            stuck.went(false);
+            slow.went(true);
+            slow.went(false);
+            watchers.tick();
+        }
+        assert_eq!([&stuck, &slow].map(order), [Order::Cut as u8, Order::GoOn as u8]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ struct Args {
     /// The world as a JSON file.
     #[arg(long, conflicts_with = "demo")]
     world: Option<PathBuf>,
-    /// A small realistic pool: four projects, two keys in one of them, one dead key, free-tier limits.
+    /// A small realistic pool: five projects, two keys in one of them, one dead key, free-tier limits.
     #[arg(long)]
     demo: bool,
     /// Speak HTTPS, and HTTP/2 to those who offer it; the certificate, made at start, is written to this file.

@@ -289,7 +289,7 @@ fn key(entry: &Field<'_>, inherited: &Inherited, seen: &mut Seen) -> Option<Key>
     }
     for name in [&id_field, &project_field] {
         if name.text().is_some_and(|text| text == key.secret.expose()) {
-            name.problem("this is the key itself, but it is shown in logs and metrics; choose a name");
+            name.problem("this is the key itself, but it is shown in logs and answers; choose a name");
         }
     }
     let named = Named {

@@ -114,7 +114,7 @@ pub enum SessionAffinity {
 /// One entry of `server.clients`.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// Shown in logs and metrics.
+    /// Shown in logs.
     pub name: String,
     /// What the client presents.
     pub token: Secret,

@@ -157,7 +157,7 @@ fn clients(list: &Field<'_>) -> Vec<Client> {
     clients
 }
 
-/// The name of a client, a group or a project: it goes into logs and metrics.
+/// The name of a client, a group or a project: it goes into logs.
 pub(super) fn label(field: &Field<'_>) -> Option<String> {
     const MAX: usize = 128;
     let text = field.name()?;
