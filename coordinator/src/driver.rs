@@ -24,7 +24,7 @@ use keyfleet_service::config::Config;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::leadership::{Candidate, Won};
+use crate::leadership::{self, Candidate, Won};
 use crate::probe::{Prober, Verdict, Verdicts};
 use crate::status::{Overview, Post, Question};
 
@@ -79,7 +79,14 @@ impl Driver {
     /// Leads for one term.
     pub(crate) async fn reign(&mut self, won: Won, stop: &CancellationToken) -> End {
         let epoch = won.meta.epoch;
-        match Reign::begin(self, won).await {
+        let candidate = &self.candidate;
+        let (store, claim) = (candidate.store.clone(), candidate.claim(epoch));
+        // Whatever a term has to read and ask before it begins, nobody else begins one meanwhile.
+        let begun = tokio::select! {
+            begun = Reign::begin(self, won) => begun,
+            never = leadership::hold(store, claim) => match never {},
+        };
+        match begun {
             Ok(mut reign) => {
                 let end = reign.run(stop).await;
                 if end != End::Lost {

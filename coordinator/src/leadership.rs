@@ -1,5 +1,6 @@
 //! Who leads: claims the partition, and while it is held, runs the [`Driver`](crate::driver::Driver).
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,16 @@ pub(crate) struct Candidate {
     yields_until: Option<Mono>,
     pulse: Arc<watch::Sender<Pulse>>,
     complained: Option<Mono>,
+}
+
+/// Renews a claim for as long as it is polled. Whoever has lost it finds out when it writes.
+pub(crate) async fn hold(store: Arc<dyn StateStore>, claim: Claim) -> Infallible {
+    loop {
+        tokio::time::sleep(RENEW).await;
+        if let Err(error) = store.lead(&claim).await {
+            tracing::debug!(%error, "the lead could not be renewed");
+        }
+    }
 }
 
 /// A term that begins.
@@ -124,6 +135,11 @@ impl Candidate {
             }
         }
         None
+    }
+
+    /// What renews the claim to an epoch that was won.
+    pub(crate) fn claim(&self, epoch: u64) -> Claim {
+        Claim { holder: self.holder.clone(), ttl: TTL, epoch, above: 0, clock: None }
     }
 
     /// The name of a term of this process.

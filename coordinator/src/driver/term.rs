@@ -13,7 +13,7 @@ use keyfleet_service::clock;
 
 use super::commit::Batch;
 use super::{Driver, Reign};
-use crate::leadership::{RENEW, STOP_AFTER, TTL, Won};
+use crate::leadership::{RENEW, STOP_AFTER, Won};
 use crate::status::Role;
 
 /// How often gateways hear where the leader stands.
@@ -49,7 +49,7 @@ impl<'d> Reign<'d> {
         if unread > 0 {
             tracing::warn!(entries = unread, "some of the stored state cannot be read and is left out");
         }
-        let old = driver.old.take().filter(|_| image.entries.is_empty());
+        let old = driver.old.clone().filter(|_| image.entries.is_empty());
         let takes_over = old.is_some();
         if let Some(old) = old {
             saved = old;
@@ -86,6 +86,7 @@ impl<'d> Reign<'d> {
         // Of what it decides the first beat tells, which also says that decisions of earlier leaders hold.
         reign.commit(vec![first]).await.map_err(|()| NotBegun::NotWritten)?;
         reign.driver.suspect = false;
+        reign.driver.old = None;
         reign.driver.post.note(|pulse| {
             pulse.takeovers += 1;
             pulse.epoch = reign.meta.epoch;
@@ -128,13 +129,8 @@ impl<'d> Reign<'d> {
     pub(super) async fn renew(&mut self) -> Result<(), ()> {
         let now = clock::now();
         self.renew_at = now.mono.plus(RENEW);
-        let claim = Claim {
-            holder: self.driver.candidate.holder.clone(),
-            ttl: TTL,
-            epoch: self.meta.epoch,
-            above: 0,
-            clock: Some((self.ledger.time(now), now.utc)),
-        };
+        let clock = Some((self.ledger.time(now), now.utc));
+        let claim = Claim { clock, ..self.driver.candidate.claim(self.meta.epoch) };
         let lead = self.driver.candidate.store.lead(&claim).await;
         self.driver.post.note(|pulse| pulse.store_up = lead.is_ok());
         match lead {

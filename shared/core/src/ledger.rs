@@ -193,6 +193,8 @@ impl Ledger {
             epoch: term.epoch,
             next_tick: now.mono,
         };
+        let answered = ledger.totals.iter().filter(|(_, totals)| totals.answered > 0);
+        ledger.quotas.grantor.served(answered.map(|((_, model), _)| model));
         let mut notes = Notes::default();
         ledger.enrol(roster, &saved.health, &saved.fingerprints, now, &mut notes);
         ledger.forget_the_past(now, &mut notes);
@@ -317,11 +319,12 @@ impl Ledger {
         notes.changes.push(Change::Owned(owned));
     }
 
-    /// Adds to what was ever reported of a key and model.
+    /// Adds to what was ever reported of a key and model. When there are too many of these, what more models there are
+    /// counts as one without a name.
     fn count(&mut self, key: &KeyId, model: &Model, answered: u64, failed: u64, notes: &mut Notes) {
-        let pair = (key.clone(), model.clone());
+        let mut pair = (key.clone(), model.clone());
         if self.totals.len() >= MAX_ENTRIES && !self.totals.contains_key(&pair) {
-            return;
+            pair.1 = Model::new("");
         }
         let totals = self.totals.entry(pair.clone()).or_default();
         totals.answered += answered;
@@ -347,7 +350,7 @@ impl Ledger {
         state.appointment.seen_working(now.mono);
         let project = state.project.clone();
         self.count(key, model, u64::from(n), 0, notes);
-        self.quotas.grantor.served(model);
+        self.quotas.grantor.served([model]);
         if let Some(factor) = self.models.answered(model, (key, &project), n, ttfb_ms, now.mono) {
             self.keys.entry(key.clone()).and_modify(|state| state.slowness.saw(factor, n));
         }

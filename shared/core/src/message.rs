@@ -9,7 +9,7 @@ use crate::health::Score;
 use crate::id::{Host, KeyId, Model, ProjectId, ReplicaId, Resource};
 use crate::outcome::{Cause, Scope};
 use crate::quota::message::{LeaseReply, LeaseRequest};
-use crate::quota::{Bucket, Dimension, LotId};
+use crate::quota::{Bucket, Dimension, LotId, written};
 use crate::trace::TraceParent;
 
 /// The requests that one message names as what caused it, at most: a storm needs no more to be recognised.
@@ -173,11 +173,11 @@ impl Subject {
     /// The length of its names in bytes.
     pub fn names(&self) -> usize {
         match self {
-            Self::Key(key) => key.as_str().len(),
-            Self::KeyModel(key, model) => key.as_str().len() + model.as_str().len(),
-            Self::Bucket(project, model) => project.as_str().len() + model.as_str().len(),
-            Self::Project(project) => project.as_str().len(),
-            Self::Model(host, model) => host.as_str().len() + model.as_str().len(),
+            Self::Key(key) => written(key.as_str()),
+            Self::KeyModel(key, model) => written(key.as_str()) + written(model.as_str()),
+            Self::Bucket(project, model) => written(project.as_str()) + written(model.as_str()),
+            Self::Project(project) => written(project.as_str()),
+            Self::Model(host, model) => written(host.as_str()) + written(model.as_str()),
         }
     }
 }

@@ -95,7 +95,7 @@ impl Bucket {
 }
 
 /// The length of a string in JSON.
-fn written(text: &str) -> usize {
+pub(crate) fn written(text: &str) -> usize {
     let length = |byte| match byte {
         b'"' | b'\\' => 2,
         ..b' ' => 6,

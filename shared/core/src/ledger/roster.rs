@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{KeyState, Ledger, Notes};
+use super::{KeyState, Ledger, MAX_ENTRIES, Notes};
 use crate::block::Policy;
 use crate::health::Health;
 use crate::id::{KeyId, ProjectId};
@@ -73,6 +73,11 @@ impl Ledger {
         }
         let gone = old.keys().chain(fingerprints.keys()).filter(|key| !self.keys.contains_key(*key));
         notes.touched.keys.extend(gone.cloned());
+        if self.totals.len() > MAX_ENTRIES / 2 {
+            // What was ever asked of them makes room for others.
+            let gone = self.totals.extract_if(.., |(key, _), _| !self.keys.contains_key(key));
+            notes.touched.totals.extend(gone.map(|(pair, _)| pair));
+        }
         self.roster = roster;
         self.tell_of_raised_limits(now, notes);
         let projects: HashSet<_> = self.keys.values().map(|state| &state.project).collect();

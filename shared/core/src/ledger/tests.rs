@@ -9,6 +9,7 @@ mod learned;
 mod operating;
 mod partitions;
 mod probes;
+mod takeover;
 
 const MODEL: &str = "gemini-2.5-flash";
 

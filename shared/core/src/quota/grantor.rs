@@ -128,9 +128,15 @@ impl Grantor {
         self.blind_until
     }
 
-    /// An upstream has answered for this model: its buckets are here to stay.
-    pub fn served(&mut self, model: &Model) {
-        if self.served.len() < MAX_PROVISIONAL && self.served.insert(model.clone()) {
+    /// An upstream has answered for these models: their buckets are here to stay.
+    pub fn served<'a>(&mut self, models: impl IntoIterator<Item = &'a Model>) {
+        let before = self.served.len();
+        for model in models {
+            if self.served.len() < MAX_PROVISIONAL && !self.served.contains(model) {
+                self.served.insert(model.clone());
+            }
+        }
+        if self.served.len() > before {
             self.provisional = self.accounts.keys().filter(|bucket| self.is_provisional(bucket)).count();
         }
     }

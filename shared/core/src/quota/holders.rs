@@ -147,7 +147,7 @@ mod tests {
             let holders = Holders::new(ReplicaId::new("gw"), Terms::MINUTE, Mono::from_ms(0));
             let mut grantor = Grantor::new(Terms::MINUTE, Vec::new());
             // Of models that nobody has answered for, only some are leased.
-            grantor.served(&model());
+            grantor.served([&model()]);
             Self { holders, grantor, ms: 60_000 }
         }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use keyfleet_simulator::World;
-use keyfleet_tests::{Cluster, ClusterOptions, Crowd, eventually};
+use keyfleet_tests::{Cluster, ClusterOptions, Crowd, Part, eventually};
 
 use super::{MODEL, SOON, assert_kept_to, limited};
 
@@ -62,4 +62,21 @@ async fn fails_no_request_whether_the_leader_is_killed_or_told_to_end() {
     eprintln!("takeover after a kill {after_kill:?}, after SIGTERM and its end {after_term:?}");
     assert!(after_kill <= AFTER_A_KILL, "{after_kill:?} after a kill");
     assert!(after_term <= AFTER_A_REQUEST, "{after_term:?} after SIGTERM");
+}
+
+/// Beginning a term takes several answers of NATS, and longer than a claim to it holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn succeeds_over_links_that_are_slow() {
+    let mut cluster = Cluster::start(World::pool(2, 1), ClusterOptions::new(limited(RPM)).linked()).await;
+    let before = cluster.redis().position().await.expect("a position");
+    let both = [0, 1].map(Part::Coordinator);
+    for part in both {
+        let [nats, _] = cluster.links(part);
+        nats.slow(Duration::from_millis(200));
+        cluster.kill(part);
+    }
+    for part in both {
+        cluster.revive(part);
+    }
+    taken_over(&cluster, before).await;
 }

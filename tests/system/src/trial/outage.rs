@@ -1,5 +1,6 @@
 //! NATS, Redis or both are away for minutes: what clients notice, what it costs, and whether every count is made up for.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use keyfleet_simulator::World;
@@ -50,7 +51,8 @@ pub struct Outcome {
 #[derive(Debug)]
 struct Phase {
     answered: usize,
-    failed: usize,
+    /// By status: how many, and when the first and the last, from the phase's beginning.
+    failed: BTreeMap<u16, (usize, Duration, Duration)>,
     times: Times,
     /// By process: the most, in KiB.
     memory: Vec<(Part, u64)>,
@@ -131,17 +133,25 @@ impl Phase {
     fn of(samples: &[Sample], from: Instant, to: Instant, memory: Vec<(Part, u64)>) -> Self {
         let within: Vec<_> =
             samples.iter().filter(|sample| sample.began >= from && sample.began < to).collect();
-        let answered = within.iter().filter(|sample| sample.status == 200).count();
+        let (good, bad): (Vec<&Sample>, Vec<&Sample>) =
+            within.iter().copied().partition(|sample| sample.status == 200);
+        let mut failed = BTreeMap::new();
+        for sample in bad {
+            let at = sample.began - from;
+            let (count, first, last) = failed.entry(sample.status).or_insert((0, at, at));
+            (*count, *first, *last) = (*count + 1, at.min(*first), at.max(*last));
+        }
         let times = within.iter().map(|sample| sample.ended - sample.began);
-        Self { answered, failed: within.len() - answered, times: Times::of(times), memory }
+        Self { answered: good.len(), failed, times: Times::of(times), memory }
     }
 }
 
 impl Outcome {
     /// Whether no request failed, no quota was exceeded, and every count was made up for.
     pub fn holds(&self) -> bool {
-        let failed: usize = self.phases.iter().map(|phase| phase.failed).sum();
-        failed == 0 && self.most <= RPM && self.reconciled.is_some()
+        self.phases.iter().all(|phase| phase.failed.is_empty())
+            && self.most <= RPM
+            && self.reconciled.is_some()
     }
 
     /// What was found.
@@ -153,8 +163,11 @@ impl Outcome {
         );
         let mut lines = Lines::titled(&title);
         for (name, phase) in ["before", "during", "after"].into_iter().zip(&self.phases) {
-            lines
-                .line(name, format!("{} answered, {} failed, {}", phase.answered, phase.failed, phase.times));
+            let failed = phase.failed.iter().map(|(status, (count, first, last))| {
+                format!("{count} times {status} ({:.1} to {:.1} s)", first.as_secs_f32(), last.as_secs_f32())
+            });
+            let failed = failed.reduce(|all, more| format!("{all}, {more}")).unwrap_or("none".to_owned());
+            lines.line(name, format!("{} answered, failed: {failed}, {}", phase.answered, phase.times));
         }
         for (at, (part, before)) in self.phases[0].memory.iter().enumerate() {
             let [_, during, after] = self.phases.each_ref().map(|phase| phase.memory[at].1);

@@ -192,7 +192,7 @@ fn names_that_clients_make_up_fill_no_book() {
     assert!(serve(&mut grantor, ask(made_up(one_more), one_more), at(0)).is_none());
     assert!(serve(&mut grantor, ask(Bucket::Client(ClientName::new("c")), 0), at(0)).is_some());
     // A model that an upstream has answered for is no made-up name.
-    grantor.served(&Model::new(format!("m{one_more}")));
+    grantor.served(&[Model::new(format!("m{one_more}"))]);
     assert!(serve(&mut grantor, ask(made_up(one_more), one_more), at(0)).is_some());
     // Those that nobody uses are dropped, and make room.
     grantor.sweep(at(10));
