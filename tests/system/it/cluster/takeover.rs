@@ -68,13 +68,13 @@ async fn fails_no_request_whether_the_leader_is_killed_or_told_to_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn succeeds_over_links_that_are_slow() {
     let mut cluster = Cluster::start(World::pool(2, 1), ClusterOptions::new(limited(RPM)).linked()).await;
-    let before = cluster.redis().position().await.expect("a position");
     let both = [0, 1].map(Part::Coordinator);
     for part in both {
         let [nats, _] = cluster.links(part);
-        nats.slow(Duration::from_millis(200));
+        nats.slow(Duration::from_millis(400));
         cluster.kill(part);
     }
+    let before = cluster.redis().position().await.expect("a position");
     for part in both {
         cluster.revive(part);
     }
