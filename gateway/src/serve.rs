@@ -213,6 +213,7 @@ mod tests {
     use bytes::Bytes;
     use http_body::{Frame, SizeHint};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
 
     use super::*;
 
@@ -281,6 +282,42 @@ mod tests {
         };
         tokio::time::timeout(SOON / 2, read).await.expect("the answer comes before its end");
         end.send(()).expect("the body is still there");
+    }
+
+    /// An answer that has no end; its connection to the upstream would be held as long as it is.
+    struct Endless(Option<oneshot::Sender<()>>);
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 16_384])))))
+        }
+    }
+
+    impl Drop for Endless {
+        fn drop(&mut self) {
+            self.0.take().map(|gone| gone.send(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_reads_is_not_waited_for() {
+        let (gone, told) = oneshot::channel();
+        let gone = Arc::new(Mutex::new(Some(gone)));
+        let answer = get(move || {
+            let gone = gone.lock().unwrap().take();
+            std::future::ready(Response::new(Body::new(Endless(gone))))
+        });
+        let mut client = connect_to(Router::new().route("/", answer), NEVER, 3).await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        tokio::time::timeout(SOON, told).await.expect("the answer is let go").unwrap();
+        // It has been there all the time.
+        drop(client);
     }
 
     /// Everything that comes until the other side closes.
