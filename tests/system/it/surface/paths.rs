@@ -67,7 +67,7 @@ async fn every_base_url_reaches_its_surface() {
     // A path that only the native surface has is native, whatever the credential.
     check(&format!("/v1/{generate}"), &[BEARER], Native, &format!("/v1/{generate}")).await;
     let encoded = generate.replace(':', "%3A");
-    check(&format!("/v1beta/{encoded}"), &[GOOGLE], Native, &format!("/v1beta/{encoded}")).await;
+    check(&format!("/v1beta/{encoded}"), &[GOOGLE], Native, &format!("/v1beta/{generate}")).await;
     let stream = format!("models/{MODEL}:streamGenerateContent");
     let (asked, upstream) =
         (format!("/v1beta/{stream}?alt=sse&key=placeholder"), format!("/v1beta/{stream}?alt=sse"));
