@@ -5,6 +5,7 @@ mod buckets;
 mod day;
 mod first;
 mod minute;
+mod spelled;
 mod tokens;
 
 use std::collections::{HashMap, HashSet};
