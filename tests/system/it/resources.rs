@@ -119,6 +119,35 @@ async fn a_file_lives_in_one_project() {
     assert!(calls.iter().all(|request| !request.path_and_query.contains("key=")));
 }
 
+/// Some encoders escape every slash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_found_however_its_address_is_spelled() {
+    let sim = Sim::start(World::pool(8, 1)).await;
+    let gateway = Gateway::start(sim.config()).await;
+    let client = gateway.client();
+    let (_, uri) = upload(&client).await;
+    let plain = about_file(&uri).to_string();
+    let spellings = [
+        plain.replace('/', r"\/"),
+        plain.replace("/files/", r"/f\u0069les/"),
+        plain.replace("/files/", r"\u002Ffiles\u002f"),
+    ];
+    for body in spellings.iter().cycle().take(12) {
+        assert_ne!(*body, plain);
+        let request = client.request(Method::POST, &format!("/v1beta/models/{MODEL}:generateContent"));
+        let request = request.header("x-goog-api-key", "placeholder").body(body.clone());
+        let answer = read(request.header("content-type", "application/json")).await.expect("an answer");
+        assert_eq!(
+            (answer.status, answer.header("x-keyfleet-attempts")),
+            (200, "1"),
+            "{body}: {}",
+            answer.text
+        );
+    }
+    let calls = calls(&sim);
+    assert_eq!((calls.len(), projects(&calls).len()), (14, 1), "{:?}", projects(&calls));
+}
+
 /// Many clients with a file each, of projects of their own, while everybody else keeps all keys busy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_are_found_under_load() {
