@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use keyfleet_simulator::{Action, Family, Limit, ProjectState, Rule, World};
-use keyfleet_tests::{Gateway, Sim, eventually, free_port};
+use keyfleet_tests::{Gateway, Sim, eventually, free_port, read};
+use reqwest::Method;
 use serde_json::json;
 
 use super::{MODEL, OTHER_MODEL, QUICK, calls, chat, envelope, native};
@@ -220,6 +221,37 @@ async fn a_suspended_project_takes_its_keys_along() {
             let headers = format!("{:?}", answer.headers);
             assert!(!answer.text.contains(&secret) && !headers.contains(&secret), "{}", answer.text);
         }
+    }
+}
+
+/// An upload goes by as it comes and cannot be sent twice. Its client did nothing wrong: the next one finds another key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_meets_a_dead_key_is_to_be_sent_again() {
+    for (family, status) in
+        [(Family::ApiKeyInvalid, 400), (Family::CredentialsMissing, 401), (Family::Leaked, 403)]
+    {
+        let sim = Sim::start(World::pool(2, 1)).await;
+        sim.rules(vec![Rule::family(family).path("/upload/").times(1)]);
+        let gateway = Gateway::start(sim.config()).await;
+        let upload = async || {
+            let request = gateway.client().request(Method::POST, "/upload/v1beta/files?uploadType=multipart");
+            let request = request
+                .header("x-goog-api-key", "placeholder")
+                .header("x-goog-upload-protocol", "multipart")
+                .header("content-type", "multipart/related; boundary=b")
+                .body("--b\r\n\r\n{}\r\n--b\r\ncontent-type: text/plain\r\n\r\nA file.\r\n--b--\r\n");
+            read(request).await.expect("an answer")
+        };
+        let refused = upload().await;
+        assert_eq!(refused.status, 503, "{family:?}: {}", refused.text);
+        assert!((1..=2).contains(&come_back_in(&refused)), "{}", refused.header("retry-after"));
+        let taken = upload().await;
+        assert_eq!(taken.status, 200, "{family:?}: {}", taken.text);
+        let mut log = sim.log();
+        log.retain(|request| request.method == "POST");
+        let statuses: Vec<_> = log.iter().map(|request| request.status).collect();
+        assert_eq!(statuses, [status, 200], "{family:?}: each is sent once");
+        assert_ne!(log[0].key_id, log[1].key_id, "{family:?}: the dead key is out of use");
     }
 }
 
