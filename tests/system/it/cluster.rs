@@ -17,6 +17,7 @@ mod starts;
 mod strangers;
 mod takeover;
 mod traces;
+mod uploads;
 
 use std::time::{Duration, Instant};
 
