@@ -1,9 +1,12 @@
 //! NATS, Redis or both are away: quota in hand is used, nothing is exceeded, and every count is made up for.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use keyfleet_simulator::World;
-use keyfleet_tests::{Cluster, ClusterOptions, Crowd, Link, Part, eventually};
+use keyfleet_tests::{Cluster, ClusterOptions, Crowd, Link, Part, eventually, judge, read};
+use reqwest::Method;
+use serde_json::json;
 
 use super::{MODEL, SOON, assert_kept_to, chat, limited, take_all, used};
 
@@ -76,6 +79,38 @@ async fn of_nats_and_redis_leave_live_lots_then_refusals_and_then_everything_is_
     take_all(cluster.front(), Duration::from_secs(2)).await;
     assert_kept_to(&cluster, 60);
     cluster.settled_as_seen().await;
+}
+
+/// Whatever is in hand serves, even if it is the quota of few projects of many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_coordinators_leave_the_lots_of_few_projects_to_be_found() {
+    const PROJECTS: usize = 60;
+    /// What the session has in hand is more, and lives longer than they take.
+    const REQUESTS: usize = 12;
+    let mut config = limited(RPM);
+    config["quota"] = json!({"when_unleased": "closed", "lease_wait_ms": 1_000});
+    config["server"] = json!({"state_file": "", "session_affinity": "header"});
+    let mut cluster = Cluster::start(World::pool(PROJECTS, 1), ClusterOptions::new(config).gateways(1)).await;
+    // One session has one project, and what that needs is kept in hand.
+    for _ in 0..60 {
+        let body = json!({"model": MODEL, "messages": [{"role": "user", "content": "Say something."}]});
+        let request = cluster.gateway(0).request(Method::POST, "/v1/chat/completions");
+        let request = request.bearer_auth("placeholder").header("x-keyfleet-session", "one");
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        let answer = read(request).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    for at in [0, 1] {
+        cluster.kill(Part::Coordinator(at));
+    }
+    cluster.sim().forget();
+    for _ in 0..REQUESTS {
+        let answer = chat(&cluster, 0).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    let projects: HashSet<_> =
+        judge::buckets(&cluster.sim().log()).into_iter().map(|of| of.project).collect();
+    assert!(projects.len() <= PROJECTS / 6, "nothing had to be searched for: {projects:?}");
 }
 
 /// A gateway that reaches nobody, in three ways; the others do not notice.
