@@ -129,12 +129,11 @@ impl Reign<'_> {
                 }
                 Some(question) = self.driver.post.asked() => self.answer(question, &mut batch),
                 // Whoever follows the configuration stops when the drain begins. Decisions are needed until it ends.
-                Ok(()) = self.driver.config.changed() => {
-                    let roster = crate::roster(&self.driver.config.borrow_and_update());
-                    self.feed(Event::Roster(roster), &mut batch);
-                }
-                () = tokio::time::sleep_until(clock::instant(wake)) => self.timers(&mut batch),
+                Ok(()) = self.driver.config.changed() => self.configure(&mut batch),
+                // What is due is done below.
+                () = tokio::time::sleep_until(clock::instant(wake)) => {}
             }
+            self.attend(&mut batch);
             self.gather(&mut batch);
             let end = batch.end.take();
             if self.carry_out(batch).await.is_err() {
@@ -146,13 +145,26 @@ impl Reign<'_> {
         }
     }
 
+    /// Looks at all that is not the bus in every round, so that a backlog of reports holds up nothing else.
+    fn attend(&mut self, batch: &mut Batch) {
+        for _ in 0..BATCH {
+            let Some(Some(verdict)) = self.driver.verdicts.recv().now_or_never() else { break };
+            self.verdict(verdict, batch);
+        }
+        if self.driver.config.has_changed().unwrap_or(false) {
+            self.configure(batch);
+        }
+        self.timers(batch);
+    }
+
     /// Adds what is waiting already.
     fn gather(&mut self, batch: &mut Batch) {
         for _ in 0..BATCH {
             let Some(told) = self.driver.bus.next().now_or_never() else { break };
             self.take(told, batch);
         }
-        while let Some(Some(question)) = self.driver.post.asked().now_or_never() {
+        for _ in 0..BATCH {
+            let Some(Some(question)) = self.driver.post.asked().now_or_never() else { break };
             self.answer(question, batch);
         }
         if batch.leases.is_empty() {
@@ -195,13 +207,13 @@ impl Reign<'_> {
             }
             Told::Ask(Ask::Operate { operation, by }, asker) => {
                 tracing::info!(?operation, by, "an operator's wish");
-                let step = self.ledger.apply(Event::Operate(operation), clock::now());
-                let answer = match &step.refused {
-                    Some(why) => Answer::Refused { why: why.clone() },
-                    None => Answer::Done,
-                };
+                let mut step = self.ledger.apply(Event::Operate(operation), clock::now());
+                match (&step.refused, step.probes.pop()) {
+                    (Some(why), _) => batch.askers.push((asker, Answer::Refused { why: why.clone() })),
+                    (None, Some(key)) => batch.looks.push((asker, key)),
+                    (None, None) => batch.askers.push((asker, Answer::Done)),
+                }
                 batch.steps.push(step);
-                batch.askers.push((asker, answer));
             }
             // What it says arrives as a report as well.
             Told::Hint(_) => {}
@@ -236,6 +248,11 @@ impl Reign<'_> {
 
     fn verdict(&mut self, Verdict { key, outcome, draw }: Verdict, batch: &mut Batch) {
         self.feed(Event::Probed { key, outcome, draw }, batch);
+    }
+
+    fn configure(&mut self, batch: &mut Batch) {
+        let roster = crate::roster(&self.driver.config.borrow_and_update());
+        self.feed(Event::Roster(roster), batch);
     }
 
     fn timers(&mut self, batch: &mut Batch) {

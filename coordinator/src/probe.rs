@@ -1,30 +1,48 @@
 //! The prober: asks the upstream whether a key is valid, by listing models, which costs no quota.
 
+mod waiting;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::StatusCode;
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
-use keyfleet_core::id::KeyId;
+use keyfleet_core::id::{KeyId, ProjectId};
 use keyfleet_core::outcome::{Cause, Outcome, classify};
 use keyfleet_service::client::client;
 use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
 use keyfleet_service::target::native_base;
+use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Url};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-/// At most five looks a second, one at a time: a pool of 1,500 keys takes five minutes.
+pub(crate) use waiting::Full;
+use waiting::Waiting;
+
+/// At most five looks a second begin: a pool of 1,500 keys takes five minutes.
 const PACE: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// The most looks at a time: as many as begin within the timeout, so that ways out that answer nothing delay no other
+/// key and no operator.
+const LOOKS: usize = 100;
 /// The most ways out that keep a client; beyond it all of them are made anew.
 const MAX_CLIENTS: usize = 64;
-/// Keys that may wait; the ledger asks again for those that find no place.
-const QUEUE: usize = 4_096;
 
-/// Takes keys to look at.
-pub(crate) struct Prober(mpsc::Sender<KeyId>);
+/// Takes keys to look at. Clones take them for the same prober.
+#[derive(Clone, Default)]
+pub(crate) struct Prober(Arc<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Something waits, perhaps.
+    news: Notify,
+}
 
 /// Where verdicts arrive.
 pub(crate) type Verdicts = mpsc::Receiver<Verdict>;
@@ -46,57 +64,97 @@ struct Clients {
 
 /// Starts the prober's task. It ends with `shutdown`; if it dies before, no more verdicts arrive.
 pub(crate) fn start(config: watch::Receiver<Arc<Config>>, shutdown: CancellationToken) -> (Prober, Verdicts) {
-    let (ask, asked) = mpsc::channel(QUEUE);
+    let prober = Prober::default();
     let (tell, verdicts) = mpsc::channel(64);
+    let queue = prober.clone();
     tokio::spawn(async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = work(config, asked, tell) => {}
+            () = work(config, queue, tell) => {}
         }
     });
-    (Prober(ask), verdicts)
+    (prober, verdicts)
 }
 
 impl Prober {
-    /// One that looks at nothing.
-    #[cfg(test)]
-    pub(crate) fn nobody() -> Self {
-        Self(mpsc::channel(1).0)
+    /// Keys are due. Those that wait already do not wait twice.
+    pub(crate) fn due(&self, keys: Vec<KeyId>) {
+        let left_out = {
+            let mut waiting = self.0.waiting.lock();
+            keys.into_iter().filter(|key| !waiting.due(key.clone())).count()
+        };
+        if left_out > 0 {
+            tracing::debug!(left_out, "the prober is busy; the next round asks again");
+        }
+        self.0.news.notify_one();
     }
 
-    pub(crate) fn ask(&self, key: KeyId) {
-        if let Err(error) = self.0.try_send(key) {
-            tracing::debug!(%error, "the prober is busy; the next round asks again");
+    /// An operator wants a key looked at: before all that are due.
+    pub(crate) fn ask(&self, key: KeyId) -> Result<(), Full> {
+        self.0.waiting.lock().asked(key)?;
+        self.0.news.notify_one();
+        Ok(())
+    }
+
+    /// The next key, if one waits.
+    pub(crate) fn take(&self) -> Option<KeyId> {
+        self.0.waiting.lock().take()
+    }
+
+    /// The next key, once it may be looked at. Dropping the future loses none.
+    async fn next(&self, pace: &mut Interval) -> KeyId {
+        loop {
+            while self.0.waiting.lock().is_empty() {
+                self.0.news.notified().await;
+            }
+            pace.tick().await;
+            // Not before: an operator may have asked meanwhile.
+            if let Some(key) = self.take() {
+                return key;
+            }
         }
     }
 }
 
-async fn work(
-    config: watch::Receiver<Arc<Config>>,
-    mut asked: mpsc::Receiver<KeyId>,
-    tell: mpsc::Sender<Verdict>,
-) {
+async fn work(config: watch::Receiver<Arc<Config>>, queue: Prober, tell: mpsc::Sender<Verdict>) {
     let mut pace = tokio::time::interval(PACE);
-    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = HashSet::new();
     let mut clients = Clients::default();
-    while let Some(id) = asked.recv().await {
-        pace.tick().await;
-        let config = config.borrow().clone();
-        let found = config.groups.iter().find_map(|g| Some((g, g.keys.iter().find(|k| k.id == id)?)));
-        let Some((group, key)) = found else { continue };
-        let outcome = look(&mut clients, &config, group, key).await;
-        if let Some(outcome) = outcome
-            && told.insert((id.clone(), outcome.cause))
-        {
-            tracing::warn!(key = %id, project = %key.project, cause = outcome.cause.as_str(), "a key does not work");
-        } else if outcome.is_none() {
-            told.retain(|(known, _)| *known != id);
+    let mut looks = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            Some((project, verdict)) = looks.next() => {
+                say(&mut told, &project, &verdict);
+                if tell.send(verdict).await.is_err() {
+                    return;
+                }
+            }
+            id = queue.next(&mut pace), if looks.len() < LOOKS => {
+                let config = config.borrow().clone();
+                let found = config.groups.iter().find_map(|g| Some((g, g.keys.iter().find(|k| k.id == id)?)));
+                let Some((group, key)) = found else { continue };
+                let client = clients.get(&config, key.proxy_url.as_ref());
+                let request = client.and_then(|client| question(&client, group, key));
+                let project = key.project.clone();
+                looks.push(async move {
+                    let outcome = look(request).await;
+                    (project, Verdict { key: id, outcome, draw: fastrand::u32(..) })
+                });
+            }
         }
-        let verdict = Verdict { key: id, outcome, draw: fastrand::u32(..) };
-        if tell.send(verdict).await.is_err() {
-            return;
+    }
+}
+
+/// Says what is wrong with a key, once.
+fn say(told: &mut HashSet<(KeyId, Cause)>, project: &ProjectId, verdict: &Verdict) {
+    let Verdict { key, outcome, .. } = verdict;
+    match outcome {
+        Some(outcome) if told.insert((key.clone(), outcome.cause)) => {
+            tracing::warn!(%key, %project, cause = outcome.cause.as_str(), "a key does not work");
         }
+        Some(_) => {}
+        None => told.retain(|(known, _)| known != key),
     }
 }
 
@@ -118,10 +176,10 @@ impl Clients {
     }
 }
 
-async fn look(clients: &mut Clients, config: &Arc<Config>, group: &Group, key: &Key) -> Option<Outcome> {
+/// Without a request there is no way to the upstream.
+async fn look(request: Option<RequestBuilder>) -> Option<Outcome> {
     let unreachable = Some(Cause::Connect.outcome());
-    let client = clients.get(config, key.proxy_url.as_ref());
-    let Some(request) = client.and_then(|client| question(&client, group, key)) else { return unreachable };
+    let Some(request) = request else { return unreachable };
     let Ok(mut answer) = request.timeout(TIMEOUT).send().await else { return unreachable };
     let status = answer.status();
     // Read in any case: only then can the next look use the connection.

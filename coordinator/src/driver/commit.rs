@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use keyfleet_core::id::KeyId;
 use keyfleet_core::ledger::Step;
 use keyfleet_core::message::{Answer, Delta};
 use keyfleet_core::quota::message::LeaseRequest;
@@ -27,6 +28,8 @@ pub(super) struct Batch {
     pub(super) steps: Vec<Step>,
     /// Those that wait for the answer of a step, by its place.
     pub(super) askers: Vec<(Asker, Answer)>,
+    /// Operators that want a key looked at. The look is the last part of it: their answer is whether it will be.
+    pub(super) looks: Vec<(Asker, KeyId)>,
     pub(super) leases: Vec<(Asker, LeaseRequest)>,
     pub(super) cursor: Option<u64>,
     pub(super) end: Option<End>,
@@ -56,14 +59,18 @@ impl Reign<'_> {
         for (asker, answer) in batch.askers {
             asker.answer(answer);
         }
+        for (asker, key) in batch.looks {
+            asker.answer(match self.driver.prober.ask(key) {
+                Ok(()) => Answer::Done,
+                Err(full) => Answer::Refused { why: full.to_string() },
+            });
+        }
         if let Some(delta) = delta
             && let Err(error) = self.driver.bus.publish(&delta).await
         {
             tracing::debug!(%error, "a decision is not spread: the next beat reveals that it is missing");
         }
-        for key in probes {
-            self.driver.prober.ask(key);
-        }
+        self.driver.prober.due(probes);
         Ok(())
     }
 

@@ -52,7 +52,7 @@ fn fixture(store: &Arc<MemoryStore>) -> Fixture {
         witness: Arc::new(LocalWitness::default()),
         candidate: Candidate::new(store.clone(), &post),
         post,
-        prober: Prober::nobody(),
+        prober: Prober::default(),
         verdicts: heard,
         old: None,
         suspect: false,
@@ -230,6 +230,85 @@ async fn a_verdict_and_another_configuration_count() {
         while !matches!(news.next().await, Heard::Delta(_)) {}
         assert!(!is_blocked(&store.load().await.unwrap(), &key), "nothing holds for a key that is gone");
         assert!(matches!(gateway.ask(block(&key)).await, Ok(Answer::Refused { .. })));
+        stop.cancel();
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+}
+
+/// Whoever waits is served in the first round, not when nothing is left to read.
+#[tokio::test]
+async fn a_backlog_of_reports_holds_up_nothing_else() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key, config, verdicts } = fixture(&store);
+    let stop = CancellationToken::new();
+    let model = keyfleet_core::id::Model::new("m");
+    let host = keyfleet_core::id::Host::new("h");
+    let breaker = Subject::Model(host.clone(), model.clone());
+    let mut reported = 0;
+    // Of these, only the last has a consequence.
+    let mut flood = async || {
+        for n in (0..4 * BATCH).rev() {
+            reported += 1;
+            let mut report = Report { seq: reported, ..report(&KeyId::new("another")) };
+            if n == 0 {
+                let (host, model, cause) = (host.clone(), model.clone(), Cause::Overloaded);
+                let last =
+                    Record::Tripped { host, model, cause, recovery_ms: 1, draw: 0, probe: false, age_ms: 0 };
+                report.records = vec![last];
+            }
+            gateway.report(&report).await.unwrap();
+        }
+    };
+    let scene = async {
+        led(&gateway).await;
+        let mut news = gateway.listen().await.unwrap();
+        let mut first = async || {
+            loop {
+                let Heard::Delta(delta) = news.next().await else { continue };
+                let about = delta.changes.iter().find_map(|change| match change {
+                    Change::Blocked { subject, .. } | Change::Cleared { subject, .. } => {
+                        Some(subject.clone())
+                    }
+                    _ => None,
+                });
+                if let Some(about) = about {
+                    return about;
+                }
+            }
+        };
+        flood().await;
+        let outcome = Some(Cause::InvalidKey.outcome());
+        verdicts.send(Verdict { key: key.clone(), outcome, draw: 0 }).await.unwrap();
+        assert_eq!(first().await, Subject::Key(key.clone()), "a verdict");
+        assert_eq!(first().await, breaker);
+        flood().await;
+        config.send_modify(|config| Arc::make_mut(config).groups.clear());
+        assert_eq!(first().await, Subject::Key(key.clone()), "the configuration");
+        stop.cancel();
+    };
+    assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
+}
+
+#[tokio::test]
+async fn an_operator_is_told_whether_the_key_will_be_looked_at() {
+    let store = Arc::new(MemoryStore::default());
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let prober = driver.prober.clone();
+    let stop = CancellationToken::new();
+    let operate = async |operation| {
+        gateway.ask(Ask::Operate { operation, by: "a test".to_owned() }).await.expect("an answer")
+    };
+    let scene = async {
+        led(&gateway).await;
+        assert_eq!(operate(Operation::Probe { key: key.clone() }).await, Answer::Done);
+        assert_eq!(prober.take(), Some(key.clone()));
+        let others = (0..1_000).map(|n| KeyId::new(n.to_string()));
+        assert!(others.map(|other| prober.ask(other)).any(|asked| asked.is_err()), "it has no limit");
+        for operation in [Operation::Probe { key: key.clone() }, Operation::Enable { key: key.clone() }] {
+            let Answer::Refused { why } = operate(operation).await else { panic!("nobody looks at it") };
+            assert!(why.contains("not looked at"), "{why}");
+        }
+        assert_eq!(operate(Operation::Disable { key: key.clone() }).await, Answer::Done);
         stop.cancel();
     };
     assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
