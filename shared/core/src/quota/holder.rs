@@ -296,8 +296,8 @@ impl Holder {
         let Some(outstanding) = self.outstanding.take() else { return };
         self.unanswered = true;
         for (bucket, (need, debt)) in outstanding.wants {
-            if let Some(tracked) = self.purses.get(&bucket) {
-                tracked.purse.unmet.fetch_max(need, AcqRel);
+            if let Some(tracked) = self.purses.get_mut(&bucket) {
+                tracked.missed = need;
                 tracked.purse.low.store(true, Release);
                 // It may have been charged; twice is better than never.
                 tracked.purse.owe(debt);

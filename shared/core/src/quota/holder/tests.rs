@@ -110,6 +110,24 @@ fn a_request_that_is_given_up_is_made_again() {
     assert_eq!(holder.poll(at(270)).unwrap().wants[0].debt, 0);
 }
 
+/// Nobody waits for what was asked for minutes ago, and others need quota as well when answers come again.
+#[test]
+fn a_long_silence_leaves_no_more_demand_than_there_is() {
+    let (mut holder, purse) = holder();
+    let wants = |holder: &mut Holder, now| holder.poll(now).map(|request| request.wants[0].clone());
+    // Ten a second, for five minutes.
+    for ms in (0..300_000).step_by(100) {
+        purse.draw(1, at(ms)).unwrap_err();
+        if wants(&mut holder, at(ms)).is_some() {
+            holder.give_up();
+        }
+    }
+    purse.draw(1, at(300_000)).unwrap_err();
+    let want = wants(&mut holder, at(300_000)).unwrap();
+    let ahead = 10 * TERMS.ahead.as_secs();
+    assert!(want.need <= 2 && (ahead / 2..=ahead + 10).contains(&want.ahead), "{want:?} of {ahead}");
+}
+
 #[test]
 fn a_closed_lot_is_listed_until_an_answer_says_that_it_was_heard() {
     let (mut holder, purse) = stocked(2);

@@ -37,11 +37,22 @@ pub(super) struct Tracked {
     seen: u64,
     pub(super) active_at: Mono,
     filled_at: Mono,
+    /// What the last request asked for in vain. It is no more demand, and the next one asks for no sum of both:
+    /// requests draw again for as long as they wait, and those of a long silence have gone.
+    pub(super) missed: u64,
 }
 
 impl Tracked {
     pub(super) fn new(purse: Arc<Purse>, now: Mono) -> Self {
-        Self { purse, demand: 0.0, since: now, seen: 0, active_at: now, filled_at: Mono::default() }
+        Self {
+            purse,
+            demand: 0.0,
+            since: now,
+            seen: 0,
+            active_at: now,
+            filled_at: Mono::default(),
+            missed: 0,
+        }
     }
 
     /// How many lots are in hand.
@@ -58,6 +69,7 @@ impl Tracked {
         let unmet = purse.unmet.swap(0, AcqRel);
         let largest = purse.largest.swap(0, AcqRel);
         self.learn(unmet, elapsed, now);
+        let unmet = unmet.max(std::mem::take(&mut self.missed));
         // Of a probe there is but one.
         (if self.purse.bucket.is_probe() { unmet.min(1) } else { unmet }, largest)
     }
