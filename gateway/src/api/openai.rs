@@ -14,10 +14,16 @@ pub(crate) fn kind(method: &http::Method, path: &str) -> Kind {
     }
 }
 
+/// What may stand before a model's name.
+const PREFIX: &str = "models/";
+
 /// The model that a body names, with or without the prefix that the upstream's own lists have.
 pub(crate) fn model(body: &[u8], skim: &Skim) -> (Model, ModelAt) {
     let Some(at) = skim.model.clone() else { return (Model::new(""), ModelAt::Nowhere) };
-    let name = skim::unescaped(&body[at.clone()]);
+    let given = &body[at.clone()];
+    let name = skim::unescaped(given);
     let name = std::str::from_utf8(&name).unwrap_or_default();
-    (Model::new(name.strip_prefix("models/").unwrap_or(name)), ModelAt::Body(at))
+    // An alias takes the place of the name behind the prefix, unless that is spelled with escapes.
+    let prefix = if given.starts_with(PREFIX.as_bytes()) { PREFIX.len() } else { 0 };
+    (Model::new(name.strip_prefix(PREFIX).unwrap_or(name)), ModelAt::Body(at.start + prefix..at.end))
 }
