@@ -42,6 +42,11 @@ impl TraceParent {
     pub const fn trace_id(self) -> TraceId {
         TraceId(self.trace)
     }
+
+    /// Whether the caller keeps what is recorded of it.
+    pub const fn is_sampled(self) -> bool {
+        self.sampled
+    }
 }
 
 /// A number of exactly so many digits.
@@ -80,6 +85,7 @@ mod tests {
             let text = format!("00-{TRACE}-{SPAN}-{flags}");
             let read = parse(&text).unwrap();
             assert_eq!((read.to_string(), read.trace_id().to_string()), (text, TRACE.to_owned()));
+            assert_eq!(read.is_sampled(), flags == "01");
         }
         let low = "00-0000000000000000000000000000000a-000000000000000b-01";
         assert_eq!(parse(low).unwrap().to_string(), low, "zeros in front are kept");
