@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use keyfleet_core::error_body::ErrorBody;
+use keyfleet_core::outcome::{Cause, Outcome, Scope};
 use keyfleet_core::select::{Blame, NoKey};
 use keyfleet_core::time::Mono;
 use serde_json::{Value, json};
@@ -32,6 +33,52 @@ pub(crate) struct Fault {
     pub(crate) details: Option<Value>,
     /// When a retry may succeed; `None`: nothing is known about it.
     pub(crate) retry: Option<Retry>,
+    pub(crate) party: Party,
+}
+
+/// Who is at fault, for whoever has to do something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Party {
+    /// All went well.
+    Nobody,
+    /// Who asked, or went away.
+    Client,
+    /// The operator's keys and their quota.
+    Keys,
+    /// The model, or the way to it.
+    Upstream,
+    /// This program.
+    Keyfleet,
+}
+
+impl Party {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Nobody, Self::Client, Self::Keys, Self::Upstream, Self::Keyfleet];
+
+    /// The word in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nobody => "none",
+            Self::Client => "client",
+            Self::Keys => "keys",
+            Self::Upstream => "upstream",
+            Self::Keyfleet => "keyfleet",
+        }
+    }
+
+    /// Whose an upstream's error is.
+    pub(crate) fn of(outcome: &Outcome) -> Self {
+        match outcome.scope {
+            // What ends because we end is told as the client's, so that nobody's key suffers from it.
+            Scope::Client if outcome.cause == Cause::Cancelled => Self::Keyfleet,
+            Scope::Client => Self::Client,
+            Scope::Key | Scope::KeyModel | Scope::Bucket | Scope::Project | Scope::BillingAccount => {
+                Self::Keys
+            }
+            Scope::Model | Scope::Egress => Self::Upstream,
+        }
+    }
 }
 
 /// Whether the same request may succeed later.
@@ -46,7 +93,16 @@ pub(crate) enum Retry {
 impl Fault {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         let code = google_code(status).to_owned();
-        Self { status, code, message: message.into(), details: None, retry: None }
+        let party = match status.as_u16() {
+            ..500 => Party::Client,
+            500 => Party::Keyfleet,
+            _ => Party::Upstream,
+        };
+        Self { status, code, message: message.into(), details: None, retry: None, party }
+    }
+
+    pub(crate) fn by(self, party: Party) -> Self {
+        Self { party, ..self }
     }
 
     pub(crate) fn with_retry(mut self, retry: Retry) -> Self {
@@ -116,12 +172,17 @@ impl Fault {
                 format!("Every key for {model} was tried without success."),
             ),
         };
-        Self { retry, ..fault }
+        let party = match refusal.blame {
+            Blame::Quota | Blame::Keys | Blame::Tried => Party::Keys,
+            Blame::Model | Blame::Egress => Party::Upstream,
+            Blame::Large(_) => Party::Client,
+        };
+        Self { retry, party, ..fault }
     }
 
     /// The request had not begun to be answered when the drain time was over.
     pub(crate) fn shutting_down() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "The gateway is shutting down.")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "The gateway is shutting down.").by(Party::Keyfleet)
     }
 
     pub(crate) fn body_refused(why: Refused, limit: usize) -> Self {
@@ -133,6 +194,7 @@ impl Fault {
             Refused::OutOfMemory => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "Too many large requests at one time. Try again.")
                     .with_retry(Retry::After(Duration::from_secs(1)))
+                    .by(Party::Keyfleet)
             }
             Refused::Incomplete => Self::new(StatusCode::BAD_REQUEST, "The request's body did not arrive."),
         }

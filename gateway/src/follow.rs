@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use keyfleet_service::clock;
 use keyfleet_service::config::{self, Config, Inputs, Sources};
-use keyfleet_service::follow::warn_of_restart;
+use keyfleet_service::follow::{Reloads, warn_of_restart};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Puts what is read again in force, and says in `reloads` whether it could be.
+/// Puts what is read again in force, and says in `reloads` how it went.
 pub(crate) async fn follow(
     sources: Sources,
     inputs: Inputs,
     config: watch::Sender<Arc<Config>>,
-    reloads: watch::Sender<bool>,
+    reloads: watch::Sender<Reloads>,
     stop: CancellationToken,
 ) {
     let check = |next: &config::Loaded| {
@@ -25,7 +26,7 @@ pub(crate) async fn follow(
             tell_what_waits(&config.borrow(), &next);
             config.send_replace(Arc::new(next));
         }
-        reloads.send_replace(ok);
+        reloads.send_modify(|reloads| reloads.note(ok, clock::utc()));
     };
     keyfleet_service::follow::follow(sources, inputs, stop, check, take).await;
 }

@@ -52,6 +52,7 @@ use keyfleet_fabric::bus::GatewayBus;
 use keyfleet_fabric::store::StateStore;
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
+use keyfleet_service::follow::Reloads;
 use keyfleet_service::logging::{AccessLog, LogFormat};
 use keyfleet_service::reach::Reach;
 use keyfleet_service::shutdown::Shutdown;
@@ -75,7 +76,7 @@ struct App {
     /// One start of this process.
     replica: ReplicaId,
     reporting: tokio::sync::Mutex<sync::Reporting>,
-    metrics: metrics::Metrics,
+    metrics: Arc<metrics::Metrics>,
     log: AccessLog,
     /// Whether finished requests are logged at all.
     logs_requests: bool,
@@ -86,6 +87,10 @@ struct App {
     began: Mono,
     /// When the coordinator was last heard, on the process's clock in ms; 0: never.
     state_at: AtomicU64,
+    /// The last decision about keys that is followed.
+    state_revision: AtomicU64,
+    /// How reading the configuration again went.
+    reloads: watch::Receiver<Reloads>,
     soft: CancellationToken,
     hard: CancellationToken,
 }
@@ -108,7 +113,7 @@ impl Worker {
 }
 
 impl App {
-    fn new(live: Live, fabric: Fabric, shutdown: &Shutdown) -> Arc<Self> {
+    fn new(live: Live, reloads: watch::Receiver<Reloads>, fabric: Fabric, shutdown: &Shutdown) -> Arc<Self> {
         let random = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes());
         let replica = ReplicaId::new(random.into_uuid().to_string());
         Arc::new(Self {
@@ -124,6 +129,8 @@ impl App {
             last_words: last_words::LastWords::default(),
             began: clock::mono(),
             state_at: AtomicU64::new(0),
+            state_revision: AtomicU64::new(0),
+            reloads,
             soft: shutdown.soft().clone(),
             hard: shutdown.hard().clone(),
         })
@@ -186,20 +193,20 @@ pub fn check(config: &Arc<Config>) -> Result<(), String> {
 }
 
 /// Serves until the soft token of `shutdown`, then lets requests end for `server.drain_timeout_secs`. Every later
-/// value of `config` is put in force without dropping a request; `reloads` says whether the file on disk is good.
+/// value of `config` is put in force without dropping a request; `reloads` says how reading it again went.
 pub async fn run(
     config: watch::Receiver<Arc<Config>>,
-    reloads: watch::Receiver<bool>,
+    reloads: watch::Receiver<Reloads>,
     listeners: Listeners,
     fabric: Fabric,
     shutdown: &Shutdown,
 ) -> Result<(), RunError> {
     let count = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let live = Live::new(&config.borrow(), count).map_err(RunError::Config)?;
-    let app = App::new(live, fabric, shutdown);
+    let app = App::new(live, reloads, fabric, shutdown);
     let stop_sync = CancellationToken::new();
     let sync = shutdown.spawn_critical_until(&stop_sync, "sync", sync::run(app.clone(), stop_sync.clone()));
-    shutdown.spawn_critical("reload", follow(app.clone(), config.clone(), reloads, count, app.soft.clone()));
+    shutdown.spawn_critical("reload", follow(app.clone(), config.clone(), count, app.soft.clone()));
 
     let soft = app.soft.clone();
     let with_ops = listeners.ops.is_none();
@@ -270,7 +277,6 @@ async fn drain(workers: Vec<std::thread::JoinHandle<()>>, patience: Duration, ap
 async fn follow(
     app: Arc<App>,
     mut config: watch::Receiver<Arc<Config>>,
-    mut reloads: watch::Receiver<bool>,
     workers: usize,
     stop: CancellationToken,
 ) {
@@ -278,7 +284,6 @@ async fn follow(
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            Ok(()) = reloads.changed() => app.metrics.reloaded(*reloads.borrow_and_update()),
             changed = config.changed() => {
                 if changed.is_err() {
                     return stop.cancelled().await;

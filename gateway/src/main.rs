@@ -14,8 +14,10 @@ use keyfleet_fabric::bus::witness::LocalWitness;
 use keyfleet_fabric::store::memory::{MemoryStore, Vouch};
 use keyfleet_fabric::store::redis::LateRedis;
 use keyfleet_fabric::store::{KEEP, StateStore};
+use keyfleet_service::clock;
 use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Sources};
 use keyfleet_service::connect::{self, Part, meanwhile, reach_redis};
+use keyfleet_service::follow::Reloads;
 use keyfleet_service::healthcheck::healthcheck;
 use keyfleet_service::program;
 use keyfleet_service::reach::{self, Dependency, Reach};
@@ -101,7 +103,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
 
     let first = Arc::new(loaded.config);
     let (config, in_force) = watch::channel(first.clone());
-    let (reloads, reloaded) = watch::channel(true);
+    let (reloads, reloaded) = watch::channel(Reloads::new(clock::utc()));
     let follow = follow::follow(sources, loaded.inputs, config, reloads, shutdown.soft().clone());
     shutdown.spawn_critical("configuration", follow);
 
@@ -147,7 +149,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
 async fn alone(
     kept: Kept,
     config: watch::Receiver<Arc<Config>>,
-    reloads: watch::Receiver<bool>,
+    reloads: watch::Receiver<Reloads>,
     listeners: gateway::Listeners,
     reach: watch::Receiver<Reach>,
     shutdown: &Shutdown,

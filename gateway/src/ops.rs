@@ -7,8 +7,9 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use keyfleet_core::id::{KeyId, ProjectId};
 use keyfleet_core::message::{Answer, Ask, Operation, Subject};
-use keyfleet_core::time::Mono;
+use keyfleet_core::time::{Mono, Now};
 use keyfleet_service::clock;
+use keyfleet_service::exposition::{Exposition, expose};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use subtle::ConstantTimeEq as _;
 
 use crate::App;
-use crate::metrics::Readings;
+use crate::metrics::{KeyFigures, Readings, Scrape};
 use crate::pool::Blocked;
 
 /// 200 while the process is alive; asks nobody.
@@ -32,33 +33,46 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-/// The figures for a scraper.
-pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], readings(&app)).into_response()
+/// The figures for a scraper, in the format that it asks for.
+pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let scrape = Scrape { metrics: app.metrics.clone(), readings: readings(&app) };
+    let Exposition { content_type, text } = expose("keyfleet", scrape, &headers);
+    ([(CONTENT_TYPE, content_type)], text).into_response()
 }
 
-/// What a scraper reads.
-pub(crate) fn readings(app: &App) -> String {
-    let mut states: BTreeMap<&'static str, usize> =
-        ["perfect", "good", "degraded", "poor", "blocked", "disabled"].map(|state| (state, 0)).into();
-    for key in keys(app) {
-        *states.entry(key.state).or_default() += 1;
-    }
-    let readings = Readings {
-        keys: states.into_iter().collect(),
-        buffered: app.budget.held(),
+/// What can be looked up for a scraper.
+pub(crate) fn readings(app: &App) -> Readings {
+    let now = clock::now();
+    Readings {
+        keys: keys(app).into_iter().map(|key| figures(key, now)).collect(),
+        buffered: app.budget.held() as u64,
         waiting_reports: app.pool.reports.waiting(),
         dropped_reports: app.pool.reports.dropped(),
+        coalesced_reports: app.pool.reports.coalesced(),
         dropped_lines: app.log.dropped(),
         lease_waits: app.pool.quota.waits.load(Relaxed),
         lease_refusals: app.pool.quota.refusals.load(Relaxed),
         lease_unanswered: app.pool.quota.unanswered_so_far(),
+        permits: app.pool.quota.in_hand(now.mono),
         unleasable: app.pool.quota.unleasable() as u64,
-        state_age: app.state_age(clock::mono()).map_or(-1.0, |age| age.as_secs_f64()),
+        state_age: app.state_age(now.mono).map_or(-1.0, |age| age.as_secs_f64()),
+        state_revision: app.state_revision.load(Relaxed),
         reach: *app.fabric.reach.borrow(),
-    };
-    app.metrics.render(&readings)
+        reloads: *app.reloads.borrow(),
+    }
+}
+
+/// A key without what belongs to single models.
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 have 41 bits")]
+fn figures(key: KeyView, now: Now) -> KeyFigures {
+    let until = key.away.map(|away| away.until).filter(|until| *until != Mono::FOREVER);
+    KeyFigures {
+        id: key.id,
+        state: key.state,
+        reason: key.away.map_or("none", |away| away.cause.as_str()),
+        score: f64::from(key.score) / 10.0,
+        blocked_until: until.map(|until| now.utc.plus(until.since(now.mono)).as_ms() as f64 / 1_000.0),
+    }
 }
 
 /// Everything that this replica knows about its keys. No upstream call, no secret.
@@ -143,6 +157,8 @@ struct KeyView {
     group: String,
     state: &'static str,
     score: u8,
+    /// What keeps it from all work for the longest time.
+    away: Option<Blocked>,
     blocks: Vec<Value>,
 }
 
@@ -176,12 +192,12 @@ fn keys(app: &App) -> Vec<KeyView> {
             let whole = |subject: &Subject| matches!(subject, Subject::Key(_) | Subject::Project(_));
             let score = app.pool.dial(&key.id).score();
             let for_good = |b: &Blocked| b.cause.is_terminal() || b.until == Mono::FOREVER;
-            let state = if blocks.iter().any(|(subject, b)| whole(subject) && for_good(b)) {
-                "disabled"
-            } else if blocks.iter().any(|(subject, _)| whole(subject)) {
-                "blocked"
-            } else {
-                score.band()
+            let whole = blocks.iter().filter(|(subject, _)| whole(subject)).map(|(_, blocked)| **blocked);
+            let away = whole.max_by_key(|blocked| (for_good(blocked), blocked.until));
+            let state = match away {
+                Some(blocked) if for_good(&blocked) => "disabled",
+                Some(_) => "blocked",
+                None => score.band(),
             };
             KeyView {
                 id: key.id.clone(),
@@ -189,6 +205,7 @@ fn keys(app: &App) -> Vec<KeyView> {
                 group: live.config.groups[key.group as usize].name.as_str().to_owned(),
                 state,
                 score: score.tenths(),
+                away,
                 blocks: blocks
                     .into_iter()
                     .map(|(subject, blocked)| block(subject, blocked, now.mono))

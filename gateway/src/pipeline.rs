@@ -75,7 +75,7 @@ pub(crate) async fn answer(
         if failed.was_never_sent() {
             trail.attempts -= 1;
         }
-        worker.app.metrics.attempt_failed(failed.outcome.cause);
+        trail.attempt_ended(Some(failed.outcome.cause));
         let next = course.next(&mut plan, &call, &permit, failed, now);
         drop(permit);
         match next {
@@ -114,6 +114,7 @@ async fn attempt(
 impl Trail {
     fn attempt(&mut self, permit: &Permit) {
         self.attempts += 1;
+        self.sent_at = Some(self.elapsed());
         let key = permit.key();
         self.key = Some(key.id.clone());
         permit.live.config.groups[key.group as usize].name.as_str().clone_into(&mut self.group);

@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::answer::{self, Answer, Form};
 use crate::api::interactions;
 use crate::array::Array;
-use crate::error::Fault;
+use crate::error::{Fault, Party};
 use crate::pool::Permit;
 use crate::sse::{Scanned, Scanner};
 use crate::trail::Trail;
@@ -40,6 +40,8 @@ pub(crate) struct Relay {
     yields: u8,
     /// The last frame came soon after the one before it, so more may be on their way.
     in_burst: bool,
+    /// How long nothing has come since the last piece went out.
+    since_last: Duration,
     watch: Watch,
     silence: Silence,
     hard: CancellationToken,
@@ -90,6 +92,7 @@ impl Relay {
             gathered,
             yields: 0,
             in_burst: false,
+            since_last: Duration::ZERO,
             watch,
             silence: Silence::new(idle),
             hard: hard.clone(),
@@ -112,7 +115,9 @@ impl Relay {
                     if let Ok(data) = frame.into_data() {
                         self.gathered.push(data);
                     }
-                    self.in_burst = self.silence.broken();
+                    let silence = self.silence.broken();
+                    self.in_burst = silence < BURST;
+                    self.since_last += silence;
                     self.yields = 0;
                     if self.gathered.len >= JOINED {
                         return Poll::Ready(Ok(self.gathered.take()));
@@ -185,8 +190,11 @@ impl Relay {
     fn upstream_failed(&mut self, body: ErrorBody) {
         let failed = answer::inside_success(body);
         let now = clock::now();
-        self.permit.failed(&self.permit.judge(failed.outcome, now.mono), &failed.body.stated_limits, now);
-        self.fail(&Fault::upstream(failed.status, &failed.body, &self.permit.live.clone()));
+        let outcome = self.permit.judge(failed.outcome, now.mono);
+        self.permit.failed(&outcome, &failed.body.stated_limits, now);
+        self.trail.attempt_ended(Some(outcome.cause));
+        let fault = Fault::upstream(failed.status, &failed.body, &self.permit.live.clone());
+        self.fail(&fault.by(Party::of(&outcome)));
     }
 
     /// The upstream has ended: the bytes that were held back, or an error if it ended too early.
@@ -216,11 +224,13 @@ impl Relay {
         if cause != Cause::Cancelled {
             self.permit.failed(&cause.outcome(), &[], clock::now());
         }
+        self.trail.attempt_ended(Some(cause));
         self.fail(&match cause {
             Cause::Cancelled => Fault::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The gateway is shutting down; the answer is incomplete.",
-            ),
+            )
+            .by(Party::Keyfleet),
             _ => Fault::new(StatusCode::BAD_GATEWAY, "The upstream broke the answer off; it is incomplete."),
         });
         if self.farewell.is_some() { Ok(()) } else { Err(BrokenOff) }
@@ -251,7 +261,8 @@ impl Relay {
     }
 
     fn send(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        self.trail.sent(bytes.len());
+        let silence = std::mem::take(&mut self.since_last);
+        self.trail.sent(bytes.len(), (!matches!(self.watch, Watch::Bytes)).then_some(silence));
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 }
@@ -363,9 +374,9 @@ impl Silence {
         Self { limit, since: None, timer: None }
     }
 
-    /// Something came; true if there was hardly any silence before it.
-    fn broken(&mut self) -> bool {
-        self.since.take().is_none_or(|since| since.elapsed() < BURST)
+    /// Something came; how long there was nothing before it.
+    fn broken(&mut self) -> Duration {
+        self.since.take().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     fn begin(&mut self) {

@@ -22,7 +22,7 @@ use crate::api::{self, Way};
 use crate::auth::{self, Caller};
 use crate::budget::{self, Limits};
 use crate::call::{Call, Kind, ModelAt, Payload, Surface};
-use crate::error::{Fault, Retry};
+use crate::error::{Fault, Party, Retry};
 use crate::limits;
 use crate::live::Live;
 use crate::pool::{LEASE_RETRY, is_combined};
@@ -80,7 +80,7 @@ pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Re
 
 /// Answers with an error of our own.
 pub(crate) fn refuse(fault: &Fault, surface: Surface, mut trail: Trail) -> Response {
-    trail.status = fault.status;
+    trail.refused(fault);
     let mut response = fault.respond(surface);
     pipeline::mark(response.headers_mut(), &trail);
     response
@@ -89,6 +89,7 @@ pub(crate) fn refuse(fault: &Fault, surface: Surface, mut trail: Trail) -> Respo
 /// What may be asked is known here: that needs no token and costs no key.
 fn allowed(mut trail: Trail) -> Response {
     trail.status = StatusCode::NO_CONTENT;
+    trail.party = Party::Nobody;
     let mut response = Response::default();
     *response.status_mut() = trail.status;
     let methods = ALLOWED.map(|method| method.as_str().to_owned()).join(", ");
@@ -200,18 +201,19 @@ async fn admit(
         return Ok(live.config.quota.lease_wait);
     };
     worker.app.metrics.limited(caller.client.is_some(), admitted.is_ok());
-    let (message, wait) = match admitted {
+    let (message, wait, party) = match admitted {
         Ok(patience) => return Ok(patience),
         Err(Empty::Spent(until)) => {
-            ("The gateway's own limit for this client is reached.", until.since(clock::mono()))
+            ("The gateway's own limit for this client is reached.", until.since(clock::mono()), Party::Client)
         }
         Err(Empty::Cold) => (
             "The gateway's own limit for this client is kept by the coordinator, which does not answer in time.",
             LEASE_RETRY,
+            Party::Keyfleet,
         ),
     };
     let wait = wait.max(Duration::from_millis(1));
-    Err(Fault::new(StatusCode::TOO_MANY_REQUESTS, message).with_retry(Retry::After(wait)))
+    Err(Fault::new(StatusCode::TOO_MANY_REQUESTS, message).with_retry(Retry::After(wait)).by(party))
 }
 
 /// Fills in what path and body say.

@@ -2,7 +2,7 @@
 //! of a request.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Release;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
 
 use keyfleet_core::ledger;
@@ -149,6 +149,7 @@ impl Following<'_> {
 
     fn heard(&self, now: Now) {
         self.app.state_at.store(now.mono.as_ms(), Release);
+        self.app.state_revision.store(self.rev.unwrap_or_default(), Relaxed);
         self.app.pool.heard(now.mono);
     }
 
@@ -270,8 +271,12 @@ async fn lease(app: &App) {
             () = tokio::time::sleep_until(clock::instant(quota.next_poll())) => quota.forget_idle(),
         }
         while let Some(request) = quota.poll() {
+            let asked = clock::mono();
             match app.fabric.bus.ask(Ask::Lease(request)).await {
-                Ok(Answer::Lease(reply)) => quota.answered(&reply),
+                Ok(Answer::Lease(reply)) => {
+                    app.metrics.refilled(clock::mono().since(asked));
+                    quota.answered(&reply);
+                }
                 Err(Unreachable::Gone) => return,
                 Ok(_) | Err(_) => {
                     quota.unanswered();

@@ -13,7 +13,8 @@ use keyfleet_service::logging::Line;
 
 use crate::App;
 use crate::call::Surface;
-use crate::error::Fault;
+use crate::error::{Fault, Party};
+use crate::metrics::{self, Metrics, ModelFigures};
 use crate::redact::redact;
 use crate::sse::{Usage, UsageWatch};
 
@@ -33,6 +34,11 @@ pub(crate) struct Trail {
     pub(crate) attempts: u32,
     pub(crate) last_cause: Option<Cause>,
     pub(crate) status: StatusCode,
+    pub(crate) party: Party,
+    /// When the attempt that is under way was sent, from the request's arrival.
+    pub(crate) sent_at: Option<Duration>,
+    /// What is counted of the model that has answered.
+    figures: Option<Arc<ModelFigures>>,
     /// `None`: it asks for nothing new, and what an earlier request made tells again of the tokens that were spent then.
     pub(crate) usage: Option<UsageWatch>,
     pub(crate) ttfb: Option<Duration>,
@@ -60,6 +66,9 @@ impl Trail {
             attempts: 0,
             last_cause: None,
             status: gone(),
+            party: Party::Client,
+            sent_at: None,
+            figures: None,
             usage: None,
             ttfb: None,
             client_gone: false,
@@ -87,8 +96,46 @@ impl Trail {
         self.usage.as_ref()?.read()
     }
 
-    /// Counts bytes that went to the client.
-    pub(crate) fn sent(&mut self, bytes: usize) {
+    /// An upstream has begun to answer.
+    pub(crate) fn answered(&mut self, ttfb: Duration, status: StatusCode) {
+        self.ttfb = Some(ttfb);
+        self.status = status;
+        self.party = Party::Nobody;
+        let models = &self.app.metrics.models;
+        // What makes no answer of a model's may carry any name and succeed.
+        self.figures = Some(if status.is_success() && self.usage.is_some() {
+            let is_clean = || redact(&self.model, &self.app.pool.live()) == self.model;
+            models.answered(&self.model, is_clean)
+        } else {
+            models.of(&self.model)
+        });
+    }
+
+    /// The client gets an error.
+    pub(crate) fn refused(&mut self, fault: &Fault) {
+        self.status = fault.status;
+        self.party = fault.party;
+    }
+
+    /// The attempt that is under way is over: with an answer, or because of this.
+    pub(crate) fn attempt_ended(&mut self, failure: Option<Cause>) {
+        self.end_attempt(failure.map(Cause::as_str));
+    }
+
+    fn end_attempt(&mut self, failure: Option<&'static str>) {
+        let Some(sent_at) = self.sent_at.take() else { return };
+        let took = self.elapsed().saturating_sub(sent_at);
+        let figures = self.figures.clone().unwrap_or_else(|| self.app.metrics.models.of(&self.model));
+        Metrics::attempt_ended(&figures, failure, took, self.trace);
+    }
+
+    /// Counts bytes that went to the client, and how long after others they did, if they are part of a stream.
+    pub(crate) fn sent(&mut self, bytes: usize, silence: Option<Duration>) {
+        if self.bytes > 0
+            && let (Some(silence), Some(figures)) = (silence, &self.figures)
+        {
+            figures.gaps.observe_time(silence);
+        }
         self.bytes += bytes as u64;
     }
 
@@ -99,6 +146,7 @@ impl Trail {
 
     /// The answer had begun when this went wrong.
     pub(crate) fn failed_in_stream(&mut self, fault: &Fault) {
+        self.party = fault.party;
         self.error = Some(format!("in stream: {} {}", fault.status.as_u16(), fault.code));
     }
 
@@ -108,7 +156,23 @@ impl Trail {
             return;
         }
         let usage = self.tokens().unwrap_or_default();
-        self.app.metrics.request_ended(self.surface, self.status, usage, self.ttfb);
+        self.end_attempt(if self.ttfb.is_some() { None } else { Some("abandoned") });
+        if self.client_gone && self.party == Party::Nobody {
+            self.party = Party::Client;
+        }
+        let took = self.elapsed();
+        let models = &self.app.metrics.models;
+        self.app.metrics.request_ended(&metrics::Ended {
+            surface: self.surface,
+            path: &self.path,
+            model: &self.figures.take().unwrap_or_else(|| models.of(&self.model)),
+            status: self.status,
+            party: self.party,
+            usage,
+            ttfb: self.ttfb,
+            took,
+            trace: self.trace,
+        });
         if !self.app.logs_requests {
             return;
         }
@@ -131,7 +195,7 @@ impl Trail {
             client_gone: self.client_gone,
             error: self.error.take(),
             bytes: self.bytes,
-            took: self.began.elapsed(),
+            took,
             at_ms: clock::utc().as_ms(),
         }));
     }

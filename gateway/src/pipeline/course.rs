@@ -16,7 +16,7 @@ use super::reply::mark;
 use crate::Worker;
 use crate::answer::Failed;
 use crate::call::{self, Call, Kind, Payload};
-use crate::error::{Fault, Retry};
+use crate::error::{Fault, Party, Retry};
 use crate::live::Live;
 use crate::pool::{Again, Permit};
 use crate::trail::Trail;
@@ -161,7 +161,8 @@ impl Course {
             }
             (None, Some((_, own))) => own,
             (Some(failed), own) => {
-                let upstream = Fault::upstream(failed.status, &failed.body, live);
+                let upstream =
+                    Fault::upstream(failed.status, &failed.body, live).by(Party::of(&failed.outcome));
                 if failed.outcome.scope == Scope::Model {
                     words.keep(&self.lane, &upstream);
                 }
@@ -182,7 +183,8 @@ impl Course {
                         StatusCode::SERVICE_UNAVAILABLE,
                         "The key that this upload was sent with does not work. It is out of use now: send it again.",
                     )
-                    .with_retry(Retry::After(AGAIN)),
+                    .with_retry(Retry::After(AGAIN))
+                    .by(Party::Keys),
                     None => upstream,
                 }
             }
@@ -190,7 +192,7 @@ impl Course {
                 Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "The request ended without an attempt.")
             }
         };
-        trail.status = fault.status;
+        trail.refused(&fault);
         let mut response = fault.respond(call.surface);
         mark(response.headers_mut(), &trail);
         response

@@ -24,8 +24,7 @@ pub(super) fn relay(
 ) -> Response {
     let ttfb = trail.elapsed();
     permit.succeeded(ttfb, clock::mono());
-    trail.ttfb = Some(ttfb);
-    trail.status = answer.status;
+    trail.answered(ttfb, answer.status);
     let mut headers = std::mem::take(&mut answer.headers);
     tidy(&mut headers, &answer);
     upload::rewrite_url(&mut headers, call);

@@ -348,6 +348,17 @@ impl Quota {
         self.holder.lock().saw_epoch(epoch);
     }
 
+    /// What is in hand now of all buckets of each dimension.
+    pub(crate) fn in_hand(&self, now: Mono) -> [(Dimension, u64); Dimension::ALL.len()] {
+        let known = self.known.lock();
+        let mut place = 0..;
+        Dimension::ALL.map(|dimension| {
+            let at = place.next().unwrap_or_default();
+            let purses = known.values().filter_map(|purses| purses.slots[at].purse().clone());
+            (dimension, purses.map(|purse| purse.in_hand(now)).sum())
+        })
+    }
+
     /// How many buckets can never be leased, for want of room.
     pub(crate) fn unleasable(&self) -> usize {
         self.holder.lock().refused()

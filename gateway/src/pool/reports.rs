@@ -35,6 +35,8 @@ pub(crate) struct Reports {
     waiting: Mutex<Waiting>,
     arrived: Notify,
     dropped: AtomicU64,
+    /// How many became part of what waited already.
+    coalesced: AtomicU64,
 }
 
 #[derive(Default)]
@@ -83,7 +85,14 @@ impl Reports {
 
     /// The same, with the request that it tells of.
     pub(crate) fn push_traced(&self, record: Record, trace: Option<TraceParent>) {
-        let lost = self.waiting.lock().add(Traced { at: clock::mono(), record, trace });
+        let count = record.count();
+        let mut waiting = self.waiting.lock();
+        let before = waiting.records.len();
+        let lost = waiting.add(Traced { at: clock::mono(), record, trace });
+        if lost == 0 && waiting.records.len() == before {
+            self.coalesced.fetch_add(count, Relaxed);
+        }
+        drop(waiting);
         if lost > 0 {
             self.dropped.fetch_add(lost, Relaxed);
         } else {
@@ -104,6 +113,11 @@ impl Reports {
     /// How many attempts and owners wait.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting.lock().records.values().map(|traced| traced.record.count()).sum()
+    }
+
+    /// How many attempts and owners became part of a report that waited already.
+    pub(crate) fn coalesced(&self) -> u64 {
+        self.coalesced.load(Relaxed)
     }
 
     /// How many attempts and owners were lost.
