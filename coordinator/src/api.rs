@@ -15,16 +15,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use coordinator::status::{self, Desk, Lag, NoAnswer, Pulse, Role, Stored};
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
 use keyfleet_fabric::bus::nats::Nats;
 use keyfleet_fabric::store::StateStore;
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
+use keyfleet_service::exposition::{Exposition, expose};
+use keyfleet_service::follow::Reloads;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 
-use crate::metrics::{self, Figures};
+use crate::metrics::Figures;
 use crate::shown::{Listing, Replica, Said, Status, seconds_up};
 
 /// How long the leader of this process may take to answer. A commit that the store answers late is within it.
@@ -36,6 +38,7 @@ const GLANCE: Duration = Duration::from_millis(500);
 pub(crate) struct Api {
     pub(crate) desk: Desk,
     pub(crate) config: watch::Receiver<Arc<Config>>,
+    pub(crate) reloads: watch::Receiver<Reloads>,
     pub(crate) store: Arc<dyn StateStore>,
     pub(crate) nats: Nats,
     /// Where this API is reached.
@@ -154,20 +157,22 @@ async fn detailed(State(api): State<Arc<Api>>) -> Json<Value> {
     }))
 }
 
-async fn show_metrics(State(api): State<Arc<Api>>) -> Response {
-    let standing = api.desk.standing(GLANCE).await.ok();
+async fn show_metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+    let (standing, overview) = tokio::join!(api.desk.standing(GLANCE), api.desk.overview(GLANCE));
     let (pulse, bus) = (api.desk.pulse(), api.nats.health());
     let figures = Figures {
         lag: pulse.lag(bus.tail),
         pulse,
-        standing,
+        standing: standing.ok(),
+        overview: overview.ok(),
         bus_up: api.bus_up(),
         bus_unsent: bus.unsent,
         bus_unread: bus.skipped,
         bus_rebuilds: bus.rebuilds,
+        reloads: *api.reloads.borrow(),
     };
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], metrics::render(figures)).into_response()
+    let Exposition { content_type, text } = expose("keyfleet_coordinator", figures, &headers);
+    ([(CONTENT_TYPE, content_type)], text).into_response()
 }
 
 fn role(pulse: &Pulse) -> &'static str {

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use keyfleet_service::clock;
 use keyfleet_service::config::{Config, Inputs, Sources};
-use keyfleet_service::follow::warn_of_restart;
+use keyfleet_service::follow::{Reloads, warn_of_restart};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Puts what is read again in force.
+/// Puts what is read again in force, and says in `reloads` how it went.
 pub(crate) async fn follow(
     sources: Sources,
     inputs: Inputs,
     config: watch::Sender<Arc<Config>>,
+    reloads: watch::Sender<Reloads>,
     stop: CancellationToken,
 ) {
     let take = |next: Option<Config>| {
+        reloads.send_modify(|reloads| reloads.note(next.is_some(), clock::utc()));
         let Some(next) = next else { return };
         tell_what_waits(&config.borrow(), &next);
         config.send_replace(Arc::new(next));

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
-use coordinator::status::{self, Desk};
-use keyfleet_fabric::bus::nats::Nats;
+use coordinator::status;
 use keyfleet_fabric::store::redis::LateRedis;
 use keyfleet_service::client::client;
-use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Sources};
+use keyfleet_service::clock;
+use keyfleet_service::config::{self, CliOverrides, EXIT_CODE, Loaded, Sources};
 use keyfleet_service::connect::{self, Part, meanwhile, reach_redis};
+use keyfleet_service::follow::Reloads;
 use keyfleet_service::healthcheck::healthcheck;
 use keyfleet_service::program;
 use keyfleet_service::reach;
@@ -108,7 +109,8 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     let address = advertise::advertised(local, nats).await;
     tracing::info!(address = %local, advertised = address, "the coordinator is listening");
     let (config, in_force) = watch::channel(first.clone());
-    let follow = follow::follow(sources, loaded.inputs, config, shutdown.soft().clone());
+    let (reloads, reloaded) = watch::channel(Reloads::new(clock::utc()));
+    let follow = follow::follow(sources, loaded.inputs, config, reloads, shutdown.soft().clone());
     shutdown.spawn_critical("configuration", follow);
 
     let bus = connect::nats(nats, "keyfleet-coordinator").await.map_err(io::Error::other)?;
@@ -118,7 +120,16 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     let of_redis = connect::redis_dependency(store.clone(), NO_REDIS);
     reach::watch(Some(of_nats), Some(of_redis), shutdown.soft().clone());
     let (desk, post) = status::desk(address.clone());
-    let api = Arc::new(api(desk, in_force.clone(), store.clone(), bus.clone(), address)?);
+    let api = Arc::new(Api {
+        desk,
+        config: in_force.clone(),
+        reloads: reloaded,
+        store: store.clone(),
+        nats: bus.clone(),
+        address,
+        client: client(None, CONNECT).map_err(io::Error::other)?,
+        reading: Mutex::new(()),
+    });
     let served = listen::serve(listener, api::router(api), Limits::USUAL, shutdown.soft().clone());
     shutdown.spawn_critical("listener", served);
     let fabric = coordinator::Fabric {
@@ -136,15 +147,4 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     } else {
         Err(io::Error::other("NATS or the prober is gone for good"))
     }
-}
-
-fn api(
-    desk: Desk,
-    config: watch::Receiver<Arc<Config>>,
-    store: Arc<LateRedis>,
-    nats: Nats,
-    address: Option<String>,
-) -> io::Result<Api> {
-    let client = client(None, CONNECT).map_err(io::Error::other)?;
-    Ok(Api { desk, config, store, nats, address, client, reading: Mutex::new(()) })
 }

@@ -1,13 +1,22 @@
-//! The figures for a scraper, in the text format that Prometheus reads.
+//! The figures for a scraper.
 
-use coordinator::status::{Lag, Pulse, Role, Standing};
+use std::collections::BTreeMap;
+
+use coordinator::status::{Lag, Overview, Pulse, Role, Standing};
+use keyfleet_core::block::Block;
+use keyfleet_core::ledger::{BucketView, KeyView};
+use keyfleet_core::message::Subject;
+use keyfleet_core::quota::{Bucket, Dimension};
+use keyfleet_service::exposition::{Sheet, Written, counter, gauge};
+use keyfleet_service::follow::Reloads;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+
+/// So many keys and buckets have figures of their own; of larger pools there are the numbers by state.
+const MOST_KEYS: usize = 1_000;
+const MOST_BUCKETS: usize = 3_000;
 
 /// One moment's figures.
 #[derive(Debug)]
@@ -15,6 +24,8 @@ pub(crate) struct Figures {
     pub(crate) pulse: Pulse,
     /// What the ledger knows, if this coordinator leads and its ledger answered.
     pub(crate) standing: Option<Standing>,
+    /// Its keys and buckets.
+    pub(crate) overview: Option<Overview>,
     pub(crate) bus_up: bool,
     /// How far this leader is behind, if it is one.
     pub(crate) lag: Option<Lag>,
@@ -24,48 +35,56 @@ pub(crate) struct Figures {
     pub(crate) bus_unread: u64,
     /// How often reading reports had to begin again.
     pub(crate) bus_rebuilds: u64,
-}
-
-/// The text that a scraper gets.
-pub(crate) fn render(figures: Figures) -> String {
-    let mut registry = Registry::with_prefix("keyfleet_coordinator");
-    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-    registry.register("build", "The release that runs", build);
-    registry.register_collector(Box::new(figures));
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
-    text
+    pub(crate) reloads: Reloads,
 }
 
 impl Collector for Figures {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let Self { pulse, standing, bus_up, lag, bus_unsent, bus_unread, bus_rebuilds } = self;
+    fn encode(&self, encoder: DescriptorEncoder) -> Written {
+        let mut sheet = Sheet::new(encoder);
+        let version = env!("CARGO_PKG_VERSION");
+        sheet.one("build", "The release that runs", &Info::new([("version", version)]))?;
+        self.gauges(&mut sheet)?;
+        self.counters(&mut sheet)?;
+        if let Some(Overview { keys, buckets }) = &self.overview {
+            tell_keys(keys, &mut sheet)?;
+            tell_quotas(buckets, &mut sheet)?;
+        }
+        self.reloads.tell(&mut sheet)
+    }
+}
+
+impl Figures {
+    fn gauges(&self, sheet: &mut Sheet<'_>) -> Written {
+        let Self { pulse, standing, lag, .. } = self;
+        let leads = pulse.role == Role::Leading;
         let gauges = [
-            ("leader", "Whether this coordinator leads", Some(u64::from(pulse.role == Role::Leading))),
+            ("leader", "Whether this coordinator leads", Some(u64::from(leads))),
             ("epoch", "The highest epoch that was heard of", Some(pulse.epoch)),
             ("revision", "The revision of this leader's decisions", Some(pulse.revision)),
             ("event_lag", "Reports in the stream that wait to be applied", lag.map(|lag| lag.reports)),
             ("blind", "Whether minute quotas are held back: the store may have lost writes", {
-                Some(u64::from(pulse.blind && pulse.role == Role::Leading))
+                Some(u64::from(pulse.blind && leads))
             }),
             ("store_up", "Whether the store answered last time", Some(u64::from(pulse.store_up))),
-            ("bus_up", "Whether both connections to NATS are up", Some(u64::from(*bus_up))),
+            ("bus_up", "Whether both connections to NATS are up", Some(u64::from(self.bus_up))),
             ("buckets", "Limited buckets in the book", count(standing.as_ref(), |s| s.buckets)),
             ("open_lots", "Leases that are out", count(standing.as_ref(), |s| s.open_lots)),
             ("replicas", "Gateways that were heard lately", count(standing.as_ref(), |s| s.replicas.len())),
         ];
         for (name, help, value) in gauges {
-            let Some(value) = value else { continue };
-            let value = i64::try_from(value).unwrap_or(i64::MAX);
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(value).encode(metric)?;
+            if let Some(value) = value {
+                sheet.gauge(name, help, value)?;
+            }
         }
         if let Some(lag) = lag {
             let help = "How long the stream had held the report that was read last";
-            let metric = encoder.encode_descriptor("event_age_seconds", help, None, MetricType::Gauge)?;
-            ConstGauge::new(lag.age.as_secs_f64()).encode(metric)?;
+            sheet.fraction("event_age_seconds", help, lag.age.as_secs_f64())?;
         }
+        Ok(())
+    }
+
+    fn counters(&self, sheet: &mut Sheet<'_>) -> Written {
+        let Self { pulse, bus_unsent, bus_unread, bus_rebuilds, .. } = self;
         let counters = [
             ("takeovers", "How often this process began to lead", pulse.takeovers),
             ("commits", "Commits that the store acknowledged", pulse.commits),
@@ -86,13 +105,12 @@ impl Collector for Figures {
             ),
             ("bus_rebuilds", "How often reading reports had to begin again", *bus_rebuilds),
         ];
-        let external = standing.as_ref().map(|standing| {
+        let external = self.standing.as_ref().map(|standing| {
             let help = "Refusals of a quota of which something was left: somebody else uses the project";
             ("external_refusals", help, standing.external_refusals)
         });
         for (name, help, value) in counters.into_iter().chain(external) {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(value).encode(metric)?;
+            sheet.counter(name, help, value)?;
         }
         Ok(())
     }
@@ -102,9 +120,91 @@ fn count(standing: Option<&Standing>, of: impl Fn(&Standing) -> usize) -> Option
     standing.map(|standing| of(standing) as u64)
 }
 
+/// Keys by their ids.
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 have 41 bits")]
+fn tell_keys(keys: &[KeyView], sheet: &mut Sheet<'_>) -> Written {
+    let mut states: BTreeMap<_, u64> =
+        ["perfect", "good", "degraded", "poor"].map(|state| ((state, "none"), 0)).into();
+    for key in keys {
+        let reason = away(key).map_or("none", |block| block.cause.as_str());
+        *states.entry((key.state(), reason)).or_default() += 1;
+    }
+    let states =
+        states.into_iter().map(|((state, reason), n)| ([("state", state), ("reason", reason)], gauge(n)));
+    sheet.family("keys", "Keys by state, and by what keeps them from all work", states)?;
+    let shown = || keys.iter().take(MOST_KEYS).map(|key| ([("key", key.key.as_str())], key));
+    let scores = shown().map(|(labels, key)| (labels, ConstGauge::new(f64::from(key.score.tenths()) / 10.0)));
+    sheet.family("key_health_score", "How well a key did lately, from 0 to 1", scores)?;
+    let ends = shown().filter_map(|(labels, key)| {
+        let block = away(key).filter(|block| !block.cause.is_terminal() && !block.is_disabled())?;
+        Some((labels, ConstGauge::new(block.until.as_ms() as f64 / 1_000.0)))
+    });
+    let help = "When a key can be used again, as Unix time; none: it can be used, or nobody knows";
+    sheet.family("key_blocked_until_timestamp_seconds", help, ends)?;
+    let attempts = shown().flat_map(|([(_, id)], key)| {
+        let results = [("answered", key.totals.answered), ("failed", key.totals.failed)];
+        results.map(|(result, n)| ([("key", id), ("result", result)], counter(n)))
+    });
+    sheet.family(
+        "key_attempts",
+        "Attempts with a key that gateways have reported, as long as it is known",
+        attempts,
+    )
+}
+
+/// What keeps a key from all work for the longest time.
+fn away(key: &KeyView) -> Option<&Block> {
+    let whole = |subject: &Subject| matches!(subject, Subject::Key(_) | Subject::Project(_));
+    let blocks = key.blocks.iter().filter(|(subject, _)| whole(subject)).map(|(_, block)| block);
+    blocks.max_by_key(|block| (block.cause.is_terminal() || block.is_disabled(), block.until))
+}
+
+/// Quotas of projects, and rate limits of clients.
+fn tell_quotas(buckets: &[BucketView], sheet: &mut Sheet<'_>) -> Written {
+    let quotas = || {
+        let quotas = buckets.iter().filter_map(|view| match &view.bucket {
+            Bucket::Quota(project, model, dimension) => Some((
+                [("project", project.as_str()), ("model", model.as_str()), ("dimension", word(*dimension))],
+                view,
+            )),
+            Bucket::Client(_) | Bucket::Probe(_) => None,
+        });
+        quotas.take(MOST_BUCKETS)
+    };
+    let used = quotas().map(|(labels, view)| (labels, gauge(view.used)));
+    sheet.family("quota_used", "What counts as used now of a quota, in requests or tokens", used)?;
+    let leased = quotas().map(|(labels, view)| (labels, gauge(view.open)));
+    sheet.family("quota_leased", "What gateways have in hand of a quota, in requests or tokens", leased)?;
+    let limits = quotas().filter_map(|(labels, view)| Some((labels, gauge(view.limit?))));
+    sheet.family("quota_limit", "What a quota allows, in requests or tokens", limits)?;
+    let clients = || {
+        let clients = buckets.iter().filter_map(|view| match &view.bucket {
+            Bucket::Client(name) => Some(([("client", name.as_str())], view)),
+            Bucket::Quota(..) | Bucket::Probe(_) => None,
+        });
+        clients.take(MOST_BUCKETS)
+    };
+    let used = clients().map(|(labels, view)| (labels, gauge(view.used)));
+    sheet.family("client_requests_used", "What counts as used now of a client's rate limit", used)?;
+    let limits = clients().filter_map(|(labels, view)| Some((labels, gauge(view.limit?))));
+    sheet.family("client_requests_limit", "What a client's rate limit allows", limits)
+}
+
+const fn word(dimension: Dimension) -> &'static str {
+    match dimension {
+        Dimension::Rpm => "rpm",
+        Dimension::Tpm => "tpm",
+        Dimension::Rpd => "rpd",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use http::header::ACCEPT;
+    use keyfleet_core::time::Utc;
+    use keyfleet_service::exposition::expose;
 
     use super::*;
 
@@ -115,13 +215,16 @@ mod tests {
         let figures = Figures {
             pulse,
             standing: None,
+            overview: None,
             bus_up: true,
             lag,
             bus_unsent: 3,
             bus_unread: 4,
             bus_rebuilds: 5,
+            reloads: Reloads::new(Utc::from_ms(1_700_000_000_500)),
         };
-        let text = render(figures);
+        let headers = [(ACCEPT, "application/openmetrics-text".parse().unwrap())];
+        let text = expose("keyfleet_coordinator", figures, &headers.into_iter().collect()).text;
         for line in [
             "keyfleet_coordinator_leader 1",
             "keyfleet_coordinator_epoch 7",
@@ -134,6 +237,8 @@ mod tests {
             "keyfleet_coordinator_reports_lost_total 6",
             "keyfleet_coordinator_event_lag 2",
             "keyfleet_coordinator_event_age_seconds 0.25",
+            "keyfleet_coordinator_config_last_reload_success_timestamp_seconds 1700000000.5",
+            "keyfleet_coordinator_config_last_reload_successful 1",
             concat!("keyfleet_coordinator_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
