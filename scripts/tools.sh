@@ -136,3 +136,21 @@ need_redis_server() {
         REDIS_SERVER=$(command -v redis-server)
     fi
 }
+
+# Sets PROMTOOL, which reads metrics and rules. Debian's package would start a server, so it is only unpacked.
+need_promtool() {
+    PROMTOOL=$(command -v promtool || true)
+    [ -z "$PROMTOOL" ] || return 0
+    PROMTOOL=$TOOLS/prometheus/usr/bin/promtool
+    [ -x "$PROMTOOL" ] && return
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || fail "please install: promtool (of Prometheus)"
+    step "apt-get download prometheus"
+    (
+        folder=$(mktemp -d)
+        trap 'rm -rf "$folder"' EXIT
+        chmod 755 "$folder"
+        cd "$folder"
+        apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }
+        dpkg-deb -x prometheus_*.deb "$TOOLS/prometheus"
+    )
+}

@@ -4,6 +4,7 @@
 mod aborted;
 mod cluster;
 mod lifecycle;
+mod metrics;
 mod outcomes;
 mod quota;
 mod readme;

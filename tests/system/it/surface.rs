@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 
 const MODEL: &str = "gemini-2.5-flash";
 /// Far more than anything here takes on an idle machine.
-const SOON: Duration = Duration::from_secs(15);
+pub(crate) const SOON: Duration = Duration::from_secs(15);
 
 /// The requests of clients: those of the prober list one model.
 fn calls(sim: &Sim) -> Vec<Received> {

@@ -11,6 +11,7 @@
 mod client;
 mod cluster;
 mod eventually;
+mod figures;
 mod fullest;
 mod gateway;
 mod load;
@@ -31,6 +32,7 @@ pub use cluster::redis::{Monitor, Redis};
 pub use cluster::usage::{Machine, Usage};
 pub use cluster::{Cluster, ClusterOptions, Part};
 pub use eventually::eventually;
+pub use figures::Figures;
 pub use fullest::{Use, uses};
 pub use gateway::{Ended, Gateway, GatewayOptions, Program, free_port};
 pub use load::steady_load;

@@ -58,11 +58,11 @@ async fn tells_redis_nothing_and_hardly_ever_waits() {
     let coordinators = ports(&[0, 1].map(Part::Coordinator));
     let monitor = cluster.redis().monitor().await.expect("Redis lets us listen");
     let (waits, requests) =
-        (sum(&cluster, "keyfleet_lease_waits").await, sum(&cluster, "keyfleet_requests_total").await);
+        (sum(&cluster, "keyfleet_lease_waits_total").await, sum(&cluster, "keyfleet_requests_total").await);
     answered(&crowd, 400).await;
     let told = monitor.told();
     drop(monitor);
-    let waited = sum(&cluster, "keyfleet_lease_waits").await - waits;
+    let waited = sum(&cluster, "keyfleet_lease_waits_total").await - waits;
     let requests = sum(&cluster, "keyfleet_requests_total").await - requests;
     let tally = crowd.stop().await;
     let from = |ports: &BTreeSet<u16>| told.iter().filter(|(port, _)| ports.contains(port)).count();
@@ -76,12 +76,12 @@ async fn tells_redis_nothing_and_hardly_ever_waits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn awaits_nothing_of_a_nats_that_stands_still() {
     let (cluster, crowd) = start().await;
-    let waits = sum(&cluster, "keyfleet_lease_waits").await;
+    let waits = sum(&cluster, "keyfleet_lease_waits_total").await;
     cluster.pause(Part::Nats);
     let paused = std::time::Instant::now();
     // Shorter than a lease lives, and as much as is kept in hand.
     answered(&crowd, 100).await;
-    let waited = sum(&cluster, "keyfleet_lease_waits").await - waits;
+    let waited = sum(&cluster, "keyfleet_lease_waits_total").await - waits;
     cluster.resume(Part::Nats);
     let during = crowd.samples().into_iter().filter(|sample| sample.began >= paused);
     let slowest = during.map(|sample| sample.ended - sample.began).max();

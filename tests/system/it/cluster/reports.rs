@@ -70,7 +70,7 @@ async fn of_many_thousand_requests_wait_for_nats_as_sums() {
     cluster.restart(Part::Nats).await;
     cluster.settled_as_seen().await;
     for at in 0..2 {
-        assert_eq!(figure(&cluster.gateway(at), "keyfleet_dropped_reports").await, Some(0.0));
+        assert_eq!(figure(&cluster.gateway(at), "keyfleet_dropped_reports_total").await, Some(0.0));
         assert_eq!(figure(&cluster.gateway(at), "keyfleet_waiting_reports").await, Some(0.0));
     }
     let coordinator = cluster.coordinator(leader(&cluster).await);

@@ -16,7 +16,7 @@ async fn a_log_that_nobody_reads_stops_no_request() {
     let options = GatewayOptions { log: "debug".into(), unread: true, ..GatewayOptions::new(sim.config()) };
     let mut gateway = Gateway::start_with(options).await;
     let client = gateway.client();
-    let dropped = async || gateway.metric("keyfleet_dropped_log_lines").await.expect("a figure");
+    let dropped = async || gateway.metric("keyfleet_dropped_log_lines_total").await.expect("a figure");
     let mut rounds_after = 0;
     for _ in 0..ROUNDS {
         let mut requests: JoinSet<_> = (0..AT_ONCE).map(|_| client.chat(MODEL, false)).collect();

@@ -36,7 +36,7 @@ async fn requests_that_find_a_permit_do_not_wait() {
     let gateway = Gateway::start(limited(&sim, &json!({"rpm": 100_000, "tpm": 100_000_000}))).await;
     let client = gateway.client();
     let load = |seconds| steady_load(PER_SECOND, Duration::from_secs(seconds), || client.chat(MODEL, false));
-    let waits = async || gateway.metric("keyfleet_lease_waits").await.expect("it is counted");
+    let waits = async || gateway.metric("keyfleet_lease_waits_total").await.expect("it is counted");
     load(3).await;
     let before = waits().await;
     assert!(before >= 1.0, "the first request waits");

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Gateway, GatewayOptions, secrets, spawn};
 use crate::eventually::eventually;
+use crate::figures::Figures;
 
 const EXIT_WITHIN: Duration = Duration::from_secs(20);
 
@@ -55,11 +56,10 @@ impl Gateway {
         self.until_ready().await;
     }
 
-    /// One figure of `/metrics`, by its name with its labels.
+    /// The sum of the figures of `/metrics` that have this name and at least these labels.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let text = self.operator().get("/metrics").await.ok()?.text;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line?.trim().parse().ok()
+        Figures::parse(&text).sum(name)
     }
 
     /// Waits until the log says this.

@@ -108,7 +108,7 @@ fn seen(cluster: &Cluster) -> f64 {
 async fn waits(cluster: &Cluster, replicas: usize) -> f64 {
     let mut sum = 0.0;
     for at in 0..replicas {
-        sum += metric(&cluster.gateway(at), "keyfleet_lease_waits").await;
+        sum += metric(&cluster.gateway(at), "keyfleet_lease_waits_total").await;
     }
     sum
 }
