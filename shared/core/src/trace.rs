@@ -25,7 +25,21 @@ pub struct TraceParent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId(u128);
 
+/// One step among those of its trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SpanId(u64);
+
 impl TraceParent {
+    /// The first step of a trace of our own; `None` for a zero, which names nothing.
+    pub const fn root(trace: u128, span: u64, sampled: bool) -> Option<Self> {
+        if trace == 0 || span == 0 { None } else { Some(Self { trace, span, sampled }) }
+    }
+
+    /// The next step of the same trace; `None` for a zero.
+    pub const fn child(self, span: u64, sampled: bool) -> Option<Self> {
+        Self::root(self.trace, span, sampled)
+    }
+
     /// Reads one; `None` if any part is not as the standard has it.
     pub fn parse(text: &str) -> Option<Self> {
         let (known, more) = text.split_at_checked(KNOWN)?;
@@ -43,9 +57,28 @@ impl TraceParent {
         TraceId(self.trace)
     }
 
-    /// Whether the caller keeps what is recorded of it.
+    /// The step itself.
+    pub const fn span_id(self) -> SpanId {
+        SpanId(self.span)
+    }
+
+    /// Whether whoever took this step keeps it.
     pub const fn is_sampled(self) -> bool {
         self.sampled
+    }
+}
+
+impl TraceId {
+    /// As a number.
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
+impl SpanId {
+    /// As a number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
     }
 }
 
@@ -65,6 +98,12 @@ impl fmt::Display for TraceParent {
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -97,6 +136,15 @@ mod tests {
         assert_eq!(parse(&format!("00-{TRACE}-{SPAN}-ff")), known);
         assert_eq!(parse(&format!("01-{TRACE}-{SPAN}-01")), known);
         assert_eq!(parse(&format!("fe-{TRACE}-{SPAN}-03-\"more\"\n")), known);
+    }
+
+    #[test]
+    fn the_next_step_is_of_the_same_trace() {
+        let client = parse(&format!("00-{TRACE}-{SPAN}-01")).unwrap();
+        let ours = client.child(0xb7, false).unwrap();
+        assert_eq!(ours.to_string(), format!("00-{TRACE}-00000000000000b7-00"));
+        assert_eq!((ours.span_id().to_string().as_str(), ours.is_sampled()), ("00000000000000b7", false));
+        assert_eq!((client.child(0, true), TraceParent::root(0, 1, true)), (None, None));
     }
 
     #[test]
