@@ -32,5 +32,6 @@ fn tell_what_waits(old: &Config, new: &Config) {
         ("coordinator.port", old.coordinator.port != new.coordinator.port),
         ("nats_url and its options", old.nats != new.nats),
         ("redis_url and its options", old.redis != new.redis),
+        ("telemetry", !new.telemetry.traces_as(&old.telemetry)),
     ]);
 }

@@ -34,6 +34,7 @@ pub(crate) async fn follow(
 /// What a process cannot change while it runs.
 fn tell_what_waits(old: &Config, new: &Config) {
     let fabric = [
+        ("telemetry (other than propagate_upstream)", !new.telemetry.traces_as(&old.telemetry)),
         ("nats_url and its options", old.nats != new.nats),
         ("redis_url and its options", old.redis != new.redis),
     ];

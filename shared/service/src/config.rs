@@ -37,7 +37,8 @@ pub use print::{Setting, print};
 pub use problem::{EXIT_CODE, Problem, Problems};
 pub use schema::{
     AuthMode, Bare429, Client, Config, Coordinator, Failure, Group, IpNet, Key, LimitRule, Monitoring, Nats,
-    NatsLogin, Project, Quota, RateLimit, Redis, Secret, Server, SessionAffinity, WhenUnleased,
+    NatsLogin, OtlpProtocol, Project, Quota, RateLimit, Redis, Secret, Server, SessionAffinity, Telemetry,
+    WhenUnleased,
 };
 
 use groups::Seen;
@@ -245,6 +246,7 @@ fn read(cx: &Context, sources: &Sources) -> Config {
         nats: nats::read(&mut root, redis.is_some()),
         redis,
         coordinator,
+        telemetry: options::telemetry(&mut root),
     };
     root.finish();
     pending::warn(cx);

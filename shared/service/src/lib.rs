@@ -3,7 +3,8 @@
 //! [`config`] turns file, environment and arguments into domain types or into a list of every mistake; [`reload`] says
 //! when to do so again, and [`follow`] does. [`logging`] writes events and one line per request. [`program`] frames
 //! a process, and [`shutdown`] is how it ends: at once for a task that died or a second signal, in order for the first.
-//! [`connect`] opens what several processes share. [`exposition`] is how figures reach a scraper.
+//! [`connect`] opens what several processes share. [`exposition`] is how figures reach a scraper, [`telemetry`] sends
+//! spans to a collector, if there is one.
 
 pub mod client;
 pub mod clock;
@@ -19,3 +20,4 @@ pub mod reach;
 pub mod reload;
 pub mod shutdown;
 pub mod target;
+pub mod telemetry;

@@ -9,10 +9,13 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use self::output::Output;
+use crate::telemetry;
 
 /// How events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,12 +70,16 @@ pub fn init(format: LogFormat) -> Result<(), LogError> {
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text)?,
         _ => EnvFilter::new("info"),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Events(output()));
-    let done = if format.is_json() {
-        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    let events = tracing_subscriber::fmt::layer().with_writer(Events(output()));
+    let events: Box<dyn Layer<_> + Send + Sync> = if format.is_json() {
+        events.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     } else {
-        builder.with_ansi(io::stdout().is_terminal()).try_init()
+        events.with_ansi(io::stdout().is_terminal()).boxed()
     };
+    // What the logs leave out may still be traced: the filter is theirs alone.
+    let events = events.with_filter(filter);
+    let spans = telemetry::layer();
+    let done = tracing_subscriber::registry().with(spans).with(events).try_init();
     done.map_err(|_| LogError::Twice)?;
     output::start(output(), Box::new(io::stdout())).map_err(LogError::NoThread)
 }

@@ -5,20 +5,29 @@ use std::process::ExitCode;
 
 use crate::config::{EXIT_CODE, Loaded};
 use crate::logging::{self, LogFormat};
+use crate::telemetry;
 
 /// Runs the program called `name` until `run` ends, which gets what was loaded.
 pub fn serve<F>(name: &str, loaded: Loaded, run: impl FnOnce(Loaded) -> F) -> ExitCode
 where
     F: Future<Output = io::Result<()>>,
 {
+    let said = telemetry::init(name, &loaded.config.telemetry);
     if let Err(error) = logging::init(LogFormat::Auto) {
         eprintln!("{error}");
         return ExitCode::from(EXIT_CODE);
     }
+    for warning in &said {
+        tracing::warn!("{warning}");
+    }
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(run(loaded));
+        let ended = runtime.block_on(async {
+            let ended = run(loaded).await;
+            telemetry::flush().await;
+            ended
+        });
         // A thread that still waits, for a name server perhaps, is not waited for.
         runtime.shutdown_background();
         ended

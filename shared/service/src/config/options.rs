@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use keyfleet_core::id::Model;
 
-use super::print::quoted;
+use super::print::{quoted, without_user};
 use super::reader::{Field, Section};
-use super::schema::{Bare429, Coordinator, Failure, Monitoring, Quota, RateLimit, WhenUnleased};
+use super::schema::{
+    Bare429, Coordinator, Failure, Monitoring, OtlpProtocol, Quota, RateLimit, Secret, Telemetry,
+    WhenUnleased,
+};
 use super::server::host;
 
 const DAY: u64 = 86_400;
@@ -145,4 +148,25 @@ pub(super) fn coordinator(s: &mut Section<'_>, gateway_host: &str) -> Coordinato
     let port = coordinator.number("port", 0..=u16::MAX, 4807);
     coordinator.finish();
     Coordinator { host, port }
+}
+
+/// Traces. What the standard's variables say comes before all of this but `propagate_upstream`.
+pub(super) fn telemetry(s: &mut Section<'_>) -> Telemetry {
+    let mut telemetry = s.section("telemetry");
+    let field = telemetry.field("endpoint");
+    let endpoint = field.text().filter(|text| !text.is_empty());
+    let endpoint = endpoint.and_then(|text| field.url(&text, &["http", "https"]));
+    match &endpoint {
+        Some(url) => field.show(quoted(&without_user(url))),
+        None => field.show("null"),
+    }
+    let protocol =
+        telemetry.choice("protocol", &[("http/protobuf", OtlpProtocol::Http), ("grpc", OtlpProtocol::Grpc)]);
+    let sampling_ratio = telemetry.number("sampling_ratio", 0.0..=1.0, 1.0);
+    let field = telemetry.field("propagate_upstream");
+    let propagate_upstream = field.flag().unwrap_or(false);
+    field.show(propagate_upstream);
+    telemetry.finish();
+    let endpoint = endpoint.map(|url| Secret::new(url.as_str()));
+    Telemetry { endpoint, protocol, sampling_ratio, propagate_upstream }
 }

@@ -57,6 +57,8 @@ pub struct Config {
     pub redis: Option<Redis>,
     /// The listener of the coordinator.
     pub coordinator: Coordinator,
+    /// Where traces go, unless the standard's variables say otherwise.
+    pub telemetry: Telemetry,
 }
 
 /// `server`
@@ -349,4 +351,33 @@ pub struct Coordinator {
     pub host: String,
     /// `port`, default 4807
     pub port: u16,
+}
+
+/// `telemetry`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Telemetry {
+    /// `endpoint`: the base of an OTLP collector, may hold credentials; `None`: no traces
+    pub endpoint: Option<Secret>,
+    /// `protocol`, default `Http`
+    pub protocol: OtlpProtocol,
+    /// `sampling_ratio` of traces that begin here, default 1
+    pub sampling_ratio: f64,
+    /// `propagate_upstream`: tell the upstream which trace an attempt is part of, default no
+    pub propagate_upstream: bool,
+}
+
+impl Telemetry {
+    /// Whether a process that started with `other` traces as this says. What is told to the upstream changes at once.
+    pub fn traces_as(&self, other: &Self) -> bool {
+        Self { propagate_upstream: other.propagate_upstream, ..self.clone() } == *other
+    }
+}
+
+/// How spans travel to the collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// OTLP over HTTP, as protobuf.
+    Http,
+    /// OTLP over gRPC.
+    Grpc,
 }

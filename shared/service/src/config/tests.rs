@@ -344,6 +344,31 @@ fn what_means_off_or_the_default_is_taken_as_such() {
 }
 
 #[test]
+fn traces_go_where_the_file_says_and_its_credentials_are_not_shown() {
+    let of = |text: &str| Case::file(text).load();
+    let default = of("").config.telemetry;
+    assert_eq!((default.endpoint, default.protocol), (None, OtlpProtocol::Http));
+    assert!(default.sampling_ratio >= 1.0 && !default.propagate_upstream);
+    let text = "telemetry:\n  endpoint: https://user:pass9@otel.example:4317\n  protocol: grpc\n  sampling_ratio: 0.25";
+    let loaded = of(&format!("{text}\n  propagate_upstream: true"));
+    let telemetry = loaded.config.telemetry.clone();
+    assert_eq!(telemetry.endpoint, Some(Secret::new("https://user:pass9@otel.example:4317/")));
+    assert_eq!(telemetry.protocol, OtlpProtocol::Grpc);
+    let printed = print(&loaded);
+    assert!(
+        printed.contains("0.25") && printed.contains("otel.example") && !printed.contains("pass9"),
+        "{printed}"
+    );
+    assert!(of(text).config.telemetry.traces_as(&telemetry), "what is told to the upstream changes at once");
+    assert!(!of("telemetry:\n  sampling_ratio: 0.5").config.telemetry.traces_as(&telemetry));
+    let wrong = "telemetry: {endpoint: 'grpc://c', protocol: http/json, sampling_ratio: 2, x: 1}";
+    let problems = Case::file(wrong).problems();
+    for name in ["telemetry.endpoint", "telemetry.protocol", "telemetry.sampling_ratio", "telemetry.x"] {
+        assert!(problems.contains(name), "{name}: {problems}");
+    }
+}
+
+#[test]
 fn a_buffer_smaller_than_a_body_is_worth_a_warning() {
     let warnings = Case::file("server: {max_buffered_bytes: 1000}").load().warnings;
     assert!(warnings[0].contains("server.max_buffered_bytes: less than"), "{warnings:?}");
