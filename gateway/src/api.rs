@@ -9,6 +9,7 @@
 pub(crate) mod gemini;
 pub(crate) mod interactions;
 pub(crate) mod openai;
+pub(crate) mod route;
 
 use std::borrow::Cow;
 

@@ -10,7 +10,7 @@
 //! and reads the answer far enough to know whether it is one (`answer`). A failure is classified by
 //! `keyfleet_core::outcome`, acted on at once, and reported; `keyfleet_core::retry` says what comes next. An answer
 //! goes into the `relay`, which passes it through and settles the attempt when it ends, however it ends. Errors
-//! leave through `error`, in the caller's dialect; `trail` writes the request's line.
+//! leave through `error`, in the caller's dialect; `trail` writes the request's line, and `trace` its spans.
 //!
 //! In the background, `sync` exchanges findings for decisions with the coordinator. No request waits for it.
 
@@ -37,6 +37,7 @@ mod serve;
 mod skim;
 mod sse;
 mod sync;
+mod trace;
 mod trail;
 mod upload;
 mod upstream;

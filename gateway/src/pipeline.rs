@@ -52,14 +52,14 @@ pub(crate) async fn answer(
                 Some(wait) if worker.pause(wait).await => continue,
                 Some(_) => return refuse(&Fault::shutting_down(), call.surface, trail),
                 None => {
+                    trail.trace.no_key();
                     let refusal = refusal.no_key(clock::mono());
                     return course.give_up(worker, &call, &live, Some(refusal), trail);
                 }
             },
         };
-        trail.attempt(&permit);
+        permit.trace = trail.attempt(&permit, &course.model);
         permit.callers_end = call.server_timeout().map(|time| clock::mono().plus(time));
-        permit.trace = trail.trace;
         let mut failed = match attempt(worker, &permit, &mut call, &course.model, plan.deadline()).await {
             Ok(answer) => {
                 let shown = owned::shown(&call, &answer, &permit);
@@ -71,11 +71,7 @@ pub(crate) async fn answer(
         let now = clock::now();
         failed.outcome = permit.judge(failed.outcome, now.mono);
         permit.failed(&failed.outcome, &failed.body.stated_limits, now);
-        trail.last_cause = Some(failed.outcome.cause);
-        if failed.was_never_sent() {
-            trail.attempts -= 1;
-        }
-        trail.attempt_ended(Some(failed.outcome.cause));
+        trail.attempt_failed(&permit, &failed);
         let next = course.next(&mut plan, &call, &permit, failed, now);
         drop(permit);
         match next {
@@ -108,15 +104,5 @@ async fn attempt(
         biased;
         answered = exchange => answered,
         () = worker.app.hard.cancelled() => Err(Failed::shutting_down()),
-    }
-}
-
-impl Trail {
-    fn attempt(&mut self, permit: &Permit) {
-        self.attempts += 1;
-        self.sent_at = Some(self.elapsed());
-        let key = permit.key();
-        self.key = Some(key.id.clone());
-        permit.live.config.groups[key.group as usize].name.as_str().clone_into(&mut self.group);
     }
 }

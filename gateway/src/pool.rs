@@ -254,6 +254,7 @@ impl Pool {
                         spend,
                         callers_end,
                         trace,
+                        cooldown: None,
                     });
                 }
                 Err(Lack::Later) if closed < lane.lane.seats().len() => closed += 1,

@@ -192,7 +192,7 @@ impl Relay {
         let now = clock::now();
         let outcome = self.permit.judge(failed.outcome, now.mono);
         self.permit.failed(&outcome, &failed.body.stated_limits, now);
-        self.trail.attempt_ended(Some(outcome.cause));
+        self.trail.attempt_broke(&self.permit, outcome);
         let fault = Fault::upstream(failed.status, &failed.body, &self.permit.live.clone());
         self.fail(&fault.by(Party::of(&outcome)));
     }
@@ -224,7 +224,7 @@ impl Relay {
         if cause != Cause::Cancelled {
             self.permit.failed(&cause.outcome(), &[], clock::now());
         }
-        self.trail.attempt_ended(Some(cause));
+        self.trail.attempt_broke(&self.permit, cause.outcome());
         self.fail(&match cause {
             Cause::Cancelled => Fault::new(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -28,7 +28,8 @@ use crate::live::Live;
 use crate::pool::{LEASE_RETRY, is_combined};
 use crate::skim::{self, Skim};
 use crate::sse::UsageWatch;
-use crate::trail::{self, Trail};
+use crate::trace::{self, Trace};
+use crate::trail::Trail;
 use crate::{Worker, heartbeat, pipeline, upload, upstream};
 
 /// The longest request id that is taken over from a client.
@@ -44,7 +45,7 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Response {
     let live = worker.app.pool.live();
     let mut trail = Trail::new(worker.app.clone(), request_id(request.headers()));
-    trail.trace = trail::parent(request.headers());
+    trail.trace = Trace::begin(&request);
     if request.method() == Method::OPTIONS {
         return allowed(trail);
     }
@@ -65,6 +66,7 @@ pub(crate) async fn handle(State(worker): State<Worker>, request: Request) -> Re
         prepared = prepare(&worker, &live, way, request, &mut trail) => prepared,
         () = worker.app.hard.cancelled() => Err(Fault::shutting_down()),
     };
+    trail.trace.admitted();
     match prepared {
         Ok(call) => match live.config.server.stream_heartbeat.filter(|_| call.expects_events()) {
             None => pipeline::answer(&worker, call, live, trail).await,
@@ -149,6 +151,11 @@ async fn prepare(
         own_base: own_base(live, &head, peer),
         method: head.method,
     };
+    if live.config.telemetry.propagate_upstream
+        && let Some(state) = trace::state(&head.headers).and_then(|state| HeaderValue::try_from(state).ok())
+    {
+        call.headers.insert(trace::STATE_HEADER, state);
+    }
     understand(&mut call, live, &head.headers, &caller);
     if may_be_rewritten(&call, live)
         && let Payload::Held(bytes, held) = &mut call.payload

@@ -4,26 +4,28 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, StatusCode};
-use keyfleet_core::id::KeyId;
-use keyfleet_core::outcome::Cause;
-use keyfleet_core::trace::{self, TraceParent};
+use http::StatusCode;
+use keyfleet_core::id::{KeyId, Model};
+use keyfleet_core::outcome::{Cause, Outcome};
+use keyfleet_core::trace::{SpanId, TraceId, TraceParent};
 use keyfleet_service::clock;
 use keyfleet_service::logging::Line;
 
 use crate::App;
+use crate::answer::Failed;
 use crate::call::Surface;
 use crate::error::{Fault, Party};
 use crate::metrics::{self, Metrics, ModelFigures};
+use crate::pool::Permit;
 use crate::redact::redact;
 use crate::sse::{Usage, UsageWatch};
+use crate::trace::{Finished, Trace};
 
 /// The record of one request. Whatever way the request ends, dropping it writes the line.
 pub(crate) struct Trail {
     app: Arc<App>,
     pub(crate) id: String,
-    /// The step of its client's trace that it is, if the client says.
-    pub(crate) trace: Option<TraceParent>,
+    pub(crate) trace: Trace,
     pub(crate) client: Arc<str>,
     pub(crate) surface: Surface,
     pub(crate) path: String,
@@ -55,7 +57,7 @@ impl Trail {
         Self {
             app,
             id,
-            trace: None,
+            trace: Trace::default(),
             client: Arc::from(""),
             surface: Surface::Compat,
             path: String::new(),
@@ -77,6 +79,33 @@ impl Trail {
             began: Instant::now(),
             finished: false,
         }
+    }
+
+    /// An attempt begins; the step of its trace that it is.
+    pub(crate) fn attempt(&mut self, permit: &Permit, model: &Model) -> Option<TraceParent> {
+        let step = self.trace.attempt(permit, model, self.attempts);
+        self.attempts += 1;
+        self.sent_at = Some(self.elapsed());
+        let key = permit.key();
+        self.key = Some(key.id.clone());
+        permit.live.config.groups[key.group as usize].name.as_str().clone_into(&mut self.group);
+        step
+    }
+
+    /// It failed, and what follows from that is decided.
+    pub(crate) fn attempt_failed(&mut self, permit: &Permit, failed: &Failed) {
+        self.trace.failed(failed.outcome, failed.status, permit.cooldown());
+        self.last_cause = Some(failed.outcome.cause);
+        if failed.was_never_sent() {
+            self.attempts -= 1;
+        }
+        self.attempt_ended(Some(failed.outcome.cause));
+    }
+
+    /// It failed after its answer had begun.
+    pub(crate) fn attempt_broke(&mut self, permit: &Permit, outcome: Outcome) {
+        self.trace.broke(outcome, permit.cooldown());
+        self.attempt_ended(Some(outcome.cause));
     }
 
     /// How long the request has been running.
@@ -101,6 +130,7 @@ impl Trail {
         self.ttfb = Some(ttfb);
         self.status = status;
         self.party = Party::Nobody;
+        self.trace.answered(status);
         let models = &self.app.metrics.models;
         // What makes no answer of a model's may carry any name and succeed.
         self.figures = Some(if status.is_success() && self.usage.is_some() {
@@ -126,7 +156,7 @@ impl Trail {
         let Some(sent_at) = self.sent_at.take() else { return };
         let took = self.elapsed().saturating_sub(sent_at);
         let figures = self.figures.clone().unwrap_or_else(|| self.app.metrics.models.of(&self.model));
-        Metrics::attempt_ended(&figures, failure, took, self.trace);
+        Metrics::attempt_ended(&figures, failure, took, self.trace.step());
     }
 
     /// Counts bytes that went to the client, and how long after others they did, if they are part of a stream.
@@ -155,7 +185,9 @@ impl Trail {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        let usage = self.tokens().unwrap_or_default();
+        let tokens = self.tokens();
+        self.end_trace(tokens);
+        let usage = tokens.unwrap_or_default();
         self.end_attempt(if self.ttfb.is_some() { None } else { Some("abandoned") });
         if self.client_gone && self.party == Party::Nobody {
             self.party = Party::Client;
@@ -171,7 +203,7 @@ impl Trail {
             usage,
             ttfb: self.ttfb,
             took,
-            trace: self.trace,
+            trace: self.trace.step(),
         });
         if !self.app.logs_requests {
             return;
@@ -179,7 +211,8 @@ impl Trail {
         self.app.log.write(Box::new(Ended {
             app: self.app.clone(),
             id: std::mem::take(&mut self.id),
-            trace: self.trace,
+            trace: self.trace.step().map(TraceParent::trace_id),
+            span: self.trace.own().map(TraceParent::span_id),
             client: self.client.clone(),
             surface: self.surface,
             path: std::mem::take(&mut self.path),
@@ -199,13 +232,35 @@ impl Trail {
             at_ms: clock::utc().as_ms(),
         }));
     }
+
+    fn end_trace(&mut self, usage: Option<Usage>) {
+        let mut trace = std::mem::take(&mut self.trace);
+        trace.end(|| Finished {
+            app: self.app.clone(),
+            id: self.id.clone(),
+            client: self.client.clone(),
+            surface: self.surface,
+            path: self.path.clone(),
+            model: self.model.clone(),
+            stream: self.stream,
+            attempts: self.attempts,
+            status: self.status,
+            usage,
+            error: self.error.clone(),
+            client_gone: self.client_gone,
+            bytes: self.bytes,
+        });
+        self.trace = trace;
+    }
 }
 
 /// A request that is over.
 struct Ended {
     app: Arc<App>,
     id: String,
-    trace: Option<TraceParent>,
+    trace: Option<TraceId>,
+    /// The request itself, if its trace is ours to tell.
+    span: Option<SpanId>,
     client: Arc<str>,
     surface: Surface,
     path: String,
@@ -261,7 +316,7 @@ impl Ended {
         }
         let _ = write!(line, " {:.1}ms id={}", self.took.as_secs_f64() * 1000.0, self.clean(&self.id));
         if let Some(trace) = self.trace {
-            let _ = write!(line, " trace_id={}", trace.trace_id());
+            let _ = write!(line, " trace_id={trace}");
         }
         line.replace(char::is_control, "?")
     }
@@ -272,7 +327,10 @@ impl Ended {
         let _ = write!(line, r#"{{"time_ms":{},"level":"INFO","message":"request","id":"#, self.at_ms);
         quote(&mut line, &self.clean(&self.id));
         if let Some(trace) = self.trace {
-            let _ = write!(line, r#","trace_id":"{}""#, trace.trace_id());
+            let _ = write!(line, r#","trace_id":"{trace}""#);
+        }
+        if let Some(span) = self.span {
+            let _ = write!(line, r#","span_id":"{span}""#);
         }
         for (name, value) in [
             ("client", &*self.client),
@@ -307,13 +365,6 @@ impl Ended {
         let _ = write!(line, r#""duration_ms":{}.{:03}}}"#, took.as_millis(), took.subsec_micros() % 1_000);
         line
     }
-}
-
-/// The one `traceparent` of a request. Two contradict each other.
-pub(crate) fn parent(headers: &HeaderMap) -> Option<TraceParent> {
-    let mut given = headers.get_all(trace::HEADER).iter();
-    let only = given.next().filter(|_| given.next().is_none())?;
-    TraceParent::parse(only.to_str().ok()?)
 }
 
 /// What nginx calls 499: the client went away before there was an answer.
@@ -354,27 +405,6 @@ fn quote(line: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
-
-    #[test]
-    fn a_request_is_part_of_one_trace_or_none() {
-        let trace = |values: &[&str]| {
-            let mut headers = HeaderMap::new();
-            for value in values {
-                headers.append("traceparent", value.parse().unwrap());
-            }
-            super::parent(&headers).map(|parent| parent.to_string())
-        };
-        let (one, other) = (
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4737-00f067aa0ba902b7-01",
-        );
-        assert_eq!(trace(&[one]).as_deref(), Some(one));
-        for given in [&[] as &[&str], &[one, other], &[one, one], &["ours"], &["00-\u{e9}"]] {
-            assert_eq!(trace(given), None, "{given:?}");
-        }
-    }
-
     #[test]
     fn names_cannot_break_out_of_their_line() {
         let mut line = String::new();

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use keyfleet_core::id::Model;
 use keyfleet_core::outcome::Cause;
 use keyfleet_core::time::Mono;
+use keyfleet_core::trace;
 use keyfleet_service::clock;
 use keyfleet_service::config::AuthMode;
 use reqwest::Url;
@@ -210,6 +211,12 @@ fn request(
     };
     let (name, value) = if bearer { (AUTHORIZATION, &key.bearer) } else { (GOOGLE_KEY, &key.bare) };
     request.headers_mut().insert(name, value.clone());
+    if permit.live.config.telemetry.propagate_upstream
+        && let Some(step) = permit.trace
+        && let Ok(step) = HeaderValue::try_from(step.to_string())
+    {
+        request.headers_mut().insert(trace::HEADER, step);
+    }
     let top_p = permit.live.config.server.top_p;
     *request.body_mut() = match &mut call.payload {
         Payload::Held(body, _) if body.is_empty() => None,

@@ -45,8 +45,11 @@ pub(crate) struct Permit {
     pub(super) spend: Spend,
     /// When the caller's own limit for the upstream ends, if it set one.
     pub(crate) callers_end: Option<Mono>,
-    /// The step of its client's trace that the request is, for what follows from a failure.
+    /// The step of a trace that the attempt is, for what follows from a failure.
     pub(crate) trace: Option<TraceParent>,
+    /// How long what the failure was about stays away from traffic, as far as this replica knows; the longest time is
+    /// one without an end.
+    pub(super) cooldown: Option<Duration>,
 }
 
 impl Permit {
@@ -78,6 +81,11 @@ impl Permit {
 
     fn seat(&self) -> &Seat {
         &self.lane.lane.seats()[self.seat]
+    }
+
+    /// How long what a failure was about stays away from traffic, by this replica's own decision.
+    pub(crate) fn cooldown(&self) -> Option<Duration> {
+        self.cooldown
     }
 
     /// The quota of this attempt.
@@ -170,7 +178,7 @@ impl Permit {
     }
 
     /// Closes what the outcome closes; returns the gate that it was about.
-    fn act_on(&self, outcome: &Outcome, probes: Probes, draw: u32, now: Now) -> Probes {
+    fn act_on(&mut self, outcome: &Outcome, probes: Probes, draw: u32, now: Now) -> Probes {
         let seat = self.seat();
         let policy = &self.live.breaker;
         let (key, project) = (&self.key().id, self.project());
@@ -193,6 +201,7 @@ impl Permit {
                         age_ms: 0,
                     };
                     self.pool.reports.push_traced(tripped, self.trace);
+                    self.cooldown = Some(policy.recovery);
                 }
                 return Probes::MODEL;
             }
@@ -214,8 +223,10 @@ impl Permit {
             self.reached(now.mono);
         }
         // The coordinator knows how often it has struck, and prolongs this.
+        let mut cooldown = None;
         if let Some(window) = block::window(outcome, 0, &self.live.blocks, now.utc, draw) {
             let until = now.mono_at(window.until);
+            cooldown = Some(if until == Mono::FOREVER { Duration::MAX } else { until.since(now.mono) });
             let probe = window.probe_after.map(|span| now.mono.plus(span));
             let blocked = Blocked { cause: outcome.cause, until, probe, decided: false };
             self.pool.close(&subject, blocked, self.bytes, now.mono);
@@ -224,6 +235,7 @@ impl Permit {
         if outcome.cause.is_terminal() {
             tracing::warn!(key = %key, %project, cause = outcome.cause.as_str(), "out of rotation until a check succeeds");
         }
+        self.cooldown = cooldown;
         concerned
     }
 

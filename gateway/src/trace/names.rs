@@ -1,0 +1,72 @@
+//! The names of attributes, in one place: those of OpenTelemetry's semantic conventions 1.41.0 (the GenAI ones are in
+//! development, and have lived in a repository of their own since 1.42), and ours, which begin with `keyfleet.`.
+
+use http::Method;
+
+use crate::call::Surface;
+
+pub(super) const HTTP_METHOD: &str = "http.request.method";
+pub(super) const HTTP_ROUTE: &str = "http.route";
+pub(super) const HTTP_STATUS: &str = "http.response.status_code";
+pub(super) const HTTP_RESEND: &str = "http.request.resend_count";
+pub(super) const HTTP_BODY: &str = "http.response.body.size";
+pub(super) const URL_PATH: &str = "url.path";
+pub(super) const URL_SCHEME: &str = "url.scheme";
+pub(super) const SERVER_ADDRESS: &str = "server.address";
+pub(super) const SERVER_PORT: &str = "server.port";
+pub(super) const ERROR_TYPE: &str = "error.type";
+
+pub(super) const GEN_AI_OPERATION: &str = "gen_ai.operation.name";
+pub(super) const GEN_AI_PROVIDER: &str = "gen_ai.provider.name";
+pub(super) const GEN_AI_MODEL: &str = "gen_ai.request.model";
+pub(super) const GEN_AI_STREAM: &str = "gen_ai.request.stream";
+pub(super) const GEN_AI_INPUT: &str = "gen_ai.usage.input_tokens";
+pub(super) const GEN_AI_OUTPUT: &str = "gen_ai.usage.output_tokens";
+pub(super) const GEN_AI_FIRST_CHUNK: &str = "gen_ai.response.time_to_first_chunk";
+/// Google's AI Studio.
+pub(super) const GEMINI: &str = "gcp.gemini";
+
+pub(super) const REQUEST_ID: &str = "keyfleet.request.id";
+pub(super) const CLIENT: &str = "keyfleet.client.name";
+pub(super) const ATTEMPTS: &str = "keyfleet.attempts";
+pub(super) const UNRECORDED: &str = "keyfleet.attempts.unrecorded";
+pub(super) const CLIENT_GONE: &str = "keyfleet.client_gone";
+pub(super) const KEY: &str = "keyfleet.key.id";
+pub(super) const CAUSE: &str = "keyfleet.outcome.cause";
+pub(super) const SCOPE: &str = "keyfleet.outcome.scope";
+/// In seconds: how long what failed stays away from traffic, as this replica has decided.
+pub(super) const COOLDOWN: &str = "keyfleet.cooldown";
+/// In place of the other: until a check succeeds.
+pub(super) const COOLDOWN_OPEN: &str = "keyfleet.cooldown.open_ended";
+
+/// The event of the first bytes of an answer.
+pub(super) const FIRST_CHUNK: &str = "gen_ai.first_chunk";
+
+/// What a model is asked to do; `None` for everything that is not about one.
+pub(super) fn operation(surface: Surface, path: &str) -> Option<&'static str> {
+    let verb = match surface {
+        Surface::Compat => path,
+        Surface::Native => path.rsplit_once(':')?.1,
+    };
+    match verb {
+        "chat/completions" | "responses" => Some("chat"),
+        "completions" => Some("text_completion"),
+        "generateContent" | "streamGenerateContent" | "batchGenerateContent" => Some("generate_content"),
+        "embeddings" | "embedContent" | "batchEmbedContents" | "asyncBatchEmbedContent" => Some("embeddings"),
+        _ => None,
+    }
+}
+
+/// A method by its name, where it is one that the conventions know.
+pub(super) fn method(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
