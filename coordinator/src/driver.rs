@@ -7,6 +7,7 @@
 
 mod caused;
 mod commit;
+mod handled;
 mod term;
 
 use std::sync::Arc;
@@ -190,10 +191,13 @@ impl Reign<'_> {
             Told::Report { report, position } => {
                 batch.cursor = Some(position);
                 let (replica, traces) = (report.replica.clone(), report.traces.clone());
+                let over_nats = self.driver.config.borrow().nats.is_some();
+                let span = handled::span(&traces, report.records.len(), self.meta.epoch, over_nats);
                 let step = self.ledger.apply(Event::Report(report), clock::now());
                 self.driver.post.reported(&replica, &step);
                 batch.lost += step.lost;
-                batch.caused.extend(Caused::by(&traces, &step));
+                batch.caused.extend(Caused::by(&traces, &step, &span));
+                batch.handled.push(span);
                 batch.steps.push(step);
             }
             Told::Unread { position } => batch.cursor = Some(position),

@@ -5,12 +5,17 @@ use keyfleet_core::ledger::Step;
 use keyfleet_core::message::{Change, Subject};
 use keyfleet_core::outcome::Cause;
 use keyfleet_core::trace::TraceParent;
+use tracing::Span;
+
+use super::handled;
 
 /// The decisions of one report that are said one by one; of more than these only the number.
 const MOST: usize = 16;
 
 /// What was decided because of a report whose requests are known.
 pub(super) struct Caused {
+    /// The handling of the report.
+    span: Span,
     traces: String,
     blocked: Vec<(Subject, Cause, Option<u64>)>,
     more: usize,
@@ -18,7 +23,7 @@ pub(super) struct Caused {
 
 impl Caused {
     /// `None`: there is nothing to say.
-    pub(super) fn by(traces: &[TraceParent], step: &Step) -> Option<Self> {
+    pub(super) fn by(traces: &[TraceParent], step: &Step, span: &Span) -> Option<Self> {
         let changes = step.delta.iter().filter(|_| !traces.is_empty()).flat_map(|delta| &delta.changes);
         let mut blocks = changes.filter_map(|change| match change {
             Change::Blocked { subject, cause, ttl_ms, .. } => Some((subject.clone(), *cause, *ttl_ms)),
@@ -26,13 +31,19 @@ impl Caused {
         });
         let blocked: Vec<_> = blocks.by_ref().take(MOST).collect();
         let ids: Vec<_> = traces.iter().map(|trace| trace.trace_id().to_string()).collect();
-        (!blocked.is_empty()).then(|| Self { traces: ids.join(" "), blocked, more: blocks.count() })
+        (!blocked.is_empty()).then(|| Self {
+            span: span.clone(),
+            traces: ids.join(" "),
+            blocked,
+            more: blocks.count(),
+        })
     }
 
     pub(super) fn say(&self) {
         let trace_ids = self.traces.as_str();
         for (subject, cause, ttl_ms) in &self.blocked {
             let (scope, name) = named(subject);
+            handled::decided(&self.span, scope, subject, *cause, *ttl_ms);
             tracing::info!(
                 scope,
                 name,
@@ -79,12 +90,12 @@ mod tests {
     fn only_what_known_requests_took_out_is_said_and_not_too_much_of_it() {
         let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
         let cleared = Change::Cleared { subject: Subject::Key(KeyId::new("k")), slow_start: true };
-        assert!(Caused::by(&[], &step(vec![blocked(1)])).is_none());
-        assert!(Caused::by(&[trace], &step(vec![cleared.clone()])).is_none());
-        assert!(Caused::by(&[trace], &Step::default()).is_none());
+        assert!(Caused::by(&[], &step(vec![blocked(1)]), &Span::none()).is_none());
+        assert!(Caused::by(&[trace], &step(vec![cleared.clone()]), &Span::none()).is_none());
+        assert!(Caused::by(&[trace], &Step::default(), &Span::none()).is_none());
         let mut changes: Vec<_> = (0..MOST + 3).map(blocked).collect();
         changes.push(cleared);
-        let caused = Caused::by(&[trace, trace], &step(changes)).unwrap();
+        let caused = Caused::by(&[trace, trace], &step(changes), &Span::none()).unwrap();
         assert_eq!((caused.blocked.len(), caused.more), (MOST, 3));
         assert_eq!(caused.traces, "4bf92f3577b34da6a3ce929d0e0e4736 4bf92f3577b34da6a3ce929d0e0e4736");
     }

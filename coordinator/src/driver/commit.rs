@@ -12,6 +12,7 @@ use keyfleet_core::trust::Mark;
 use keyfleet_fabric::bus::Asker;
 use keyfleet_fabric::store::StoreError;
 use keyfleet_service::clock;
+use tracing::Span;
 
 use super::caused::Caused;
 use super::{End, Reign};
@@ -37,6 +38,8 @@ pub(super) struct Batch {
     pub(super) lost: u64,
     /// What is said once it is written.
     pub(super) caused: Vec<Caused>,
+    /// The handling of its reports, which ends with it.
+    pub(super) handled: Vec<Span>,
 }
 
 impl Reign<'_> {
