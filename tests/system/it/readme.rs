@@ -155,6 +155,7 @@ async fn its_configuration_is_good_and_its_options_are_all() {
         "redis",
         "nats",
         "coordinator",
+        "telemetry",
     ];
     let of_keys = ["id", "key", "project", "name", "token", "billing_account"];
     for name in names.filter(|name| !sections.contains(name) && !of_keys.contains(name)) {

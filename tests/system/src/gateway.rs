@@ -207,7 +207,7 @@ pub(crate) fn program(name: &str, folder: &Path) -> Command {
     let mut command = Command::new(binary(name));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
-        let ours = ["KEYFLEET", "GEMINI", "GOOGLE"].iter().any(|prefix| text.starts_with(prefix));
+        let ours = ["KEYFLEET", "GEMINI", "GOOGLE", "OTEL"].iter().any(|prefix| text.starts_with(prefix));
         if ours || text.ends_with("_PROXY") || ["CONFIG_PATH", "PORT", "REDIS_URL"].contains(&text.as_str()) {
             command.env_remove(&name);
         }

@@ -1,0 +1,106 @@
+//! Collectors that do not take spans.
+
+use std::fs;
+use std::time::Duration;
+
+use keyfleet_simulator::World;
+use keyfleet_tests::{Collector, Gateway, Sim, eventually, free_port};
+use serde_json::json;
+
+use super::{chat, gateway};
+
+const SOON: Duration = Duration::from_secs(20);
+/// More than wait in the queue of these gateways.
+const REQUESTS: usize = 40;
+
+/// Whether there is a thread that sends spans.
+fn traces(gateway: &Gateway) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", gateway.pid())).expect("the process is alive");
+    let name = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+    threads.flatten().any(|thread| name(thread).trim() == "traces")
+}
+
+/// How often the log says this.
+fn said(gateway: &Gateway, text: &str) -> usize {
+    gateway.logs().matches(text).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_hangs_costs_no_request_and_no_end() {
+    let collector = Collector::start_hanging().await;
+    let sim = Sim::start(World::pool(2, 1)).await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "16".to_owned()),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4".to_owned()),
+    ];
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let mut gateway = gateway(sim.config(), &variables).await;
+    assert_eq!(chat(&gateway, None).await.status, 200);
+    collector.asked(1).await;
+    for _ in 0..REQUESTS {
+        assert_eq!(chat(&gateway, None).await.status, 200, "while the collector holds on to the first spans");
+    }
+    gateway.signal("TERM");
+    assert!(gateway.exit().await.success());
+    gateway.says("did not take the last spans in time").await;
+    let log = gateway.logs();
+    let last = log.lines().find(|line| line.contains("did not take the last spans")).unwrap_or_default();
+    let last: serde_json::Value = serde_json::from_str(last).expect("a line of JSON");
+    // Four of each request, of which the queue takes four requests.
+    assert!(last["dropped"].as_u64() >= Some(4 * (REQUESTS as u64 - 4)), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_away_is_told_of_once_and_again_when_it_is_back() {
+    let port = free_port();
+    let sim = Sim::start(World::pool(2, 1)).await;
+    let url = format!("http://operator:collector-password@127.0.0.1:{port}");
+    let mut config = sim.config();
+    config["telemetry"] = json!({"endpoint": url});
+    let gateway = gateway(config, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "200")]).await;
+    let away = "the trace collector does not take spans";
+    assert_eq!(chat(&gateway, None).await.status, 200);
+    gateway.says(away).await;
+    let collector = Collector::start_on(port).await;
+    let spans = eventually("spans arrive", SOON, || {
+        let (answer, collector) = (chat(&gateway, None), &collector);
+        async move {
+            assert_eq!(answer.await.status, 200);
+            Some(collector.spans()).filter(|spans| !spans.is_empty())
+        }
+    });
+    assert!(spans.await.iter().all(|span| span.service == "keyfleet-gateway"));
+    gateway.says("the trace collector takes spans again").await;
+    assert_eq!((said(&gateway, away), said(&gateway, "takes spans again")), (1, 1));
+    assert!(!gateway.logs().contains("collector-password"), "{}", gateway.logs());
+    assert!(!gateway.subcommand("print-config").contains("collector-password"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_is_nothing_without_an_endpoint_or_when_it_is_switched_off() {
+    let collector = Collector::start().await;
+    let sim = Sim::start(World::pool(2, 1)).await;
+    let url = collector.url();
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str());
+    let off = [
+        vec![],
+        vec![endpoint, ("OTEL_SDK_DISABLED", "true")],
+        vec![endpoint, ("OTEL_TRACES_EXPORTER", "none")],
+    ];
+    for variables in off {
+        let mut gateway = gateway(sim.config(), &variables).await;
+        assert_eq!(chat(&gateway, None).await.status, 200);
+        assert!(!traces(&gateway), "{variables:?}");
+        gateway.signal("TERM");
+        assert!(gateway.exit().await.success());
+        assert!(!gateway.logs().contains("trace_id"), "{}", gateway.logs());
+    }
+    assert!(collector.headers().is_empty());
+    let mut on = gateway(sim.config(), &[endpoint, ("OTEL_BSP_SCHEDULE_DELAY", "600000")]).await;
+    assert!(traces(&on));
+    assert_eq!(chat(&on, None).await.status, 200);
+    on.signal("TERM");
+    assert!(on.exit().await.success());
+    assert_eq!(collector.spans().len(), 4, "what waits is sent at the end");
+}
