@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -73,7 +73,15 @@ struct Arrived {
     spans: Mutex<Vec<Span>>,
     headers: Mutex<Vec<HeaderMap>>,
     requests: AtomicUsize,
-    hangs: bool,
+    manner: Manner,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    #[default]
+    Takes,
+    Hangs,
+    Refuses,
 }
 
 /// A running receiver. Dropping it stops it.
@@ -87,23 +95,28 @@ pub struct Collector {
 impl Collector {
     /// Starts on any port.
     pub async fn start() -> Self {
-        Self::listen(0, false).await
+        Self::listen(0, Manner::Takes).await
     }
 
     /// Starts on this port.
     pub async fn start_on(port: u16) -> Self {
-        Self::listen(port, false).await
+        Self::listen(port, Manner::Takes).await
+    }
+
+    /// Starts one that refuses whatever it is sent.
+    pub async fn start_refusing() -> Self {
+        Self::listen(0, Manner::Refuses).await
     }
 
     /// Starts one that takes connections and requests and never answers.
     pub async fn start_hanging() -> Self {
-        Self::listen(0, true).await
+        Self::listen(0, Manner::Hangs).await
     }
 
-    async fn listen(port: u16, hangs: bool) -> Self {
+    async fn listen(port: u16, manner: Manner) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let arrived = Arc::new(Arrived { hangs, ..Arrived::default() });
+        let arrived = Arc::new(Arrived { manner, ..Arrived::default() });
         let routes = Router::new().route("/v1/traces", post(take)).with_state(arrived.clone());
         let serving = tokio::spawn(async move { drop(axum::serve(listener, routes).await) });
         Self { arrived, port, serving }
@@ -112,6 +125,18 @@ impl Collector {
     /// Its base, without a slash at the end.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Stops it, so that another can have its port.
+    pub async fn stop(mut self) {
+        self.serving.abort();
+        // An error: it was told to end.
+        let _ = (&mut self.serving).await;
     }
 
     /// Every span so far.
@@ -150,10 +175,12 @@ impl Drop for Collector {
     }
 }
 
-async fn take(State(arrived): State<Arc<Arrived>>, headers: HeaderMap, body: Bytes) {
+async fn take(State(arrived): State<Arc<Arrived>>, headers: HeaderMap, body: Bytes) -> StatusCode {
     arrived.requests.fetch_add(1, Relaxed);
-    if arrived.hangs {
-        std::future::pending::<()>().await;
+    match arrived.manner {
+        Manner::Takes => {}
+        Manner::Hangs => std::future::pending().await,
+        Manner::Refuses => return StatusCode::FORBIDDEN,
     }
     let is_packed = headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip");
     let request = if is_packed {
@@ -172,6 +199,7 @@ async fn take(State(arrived): State<Arc<Arrived>>, headers: HeaderMap, body: Byt
         lock(&arrived.spans).extend(spans.map(|one| span(service, one)));
     }
     lock(&arrived.headers).push(headers);
+    StatusCode::OK
 }
 
 fn span(service: &str, span: otlp::Span) -> Span {

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use keyfleet_simulator::World;
-use keyfleet_tests::{Collector, Gateway, Sim, eventually, free_port};
+use keyfleet_tests::{Collector, Gateway, Sim, eventually};
 use serde_json::json;
 
 use super::{chat, gateway};
@@ -52,16 +52,23 @@ async fn one_that_hangs_costs_no_request_and_no_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_away_is_told_of_once_and_again_when_it_is_back() {
-    let port = free_port();
+async fn one_that_refuses_is_told_of_once_and_again_when_it_is_well() {
+    let refusing = Collector::start_refusing().await;
+    let port = refusing.port();
     let sim = Sim::start(World::pool(2, 1)).await;
     let url = format!("http://operator:collector-password@127.0.0.1:{port}");
     let mut config = sim.config();
     config["telemetry"] = json!({"endpoint": url});
     let gateway = gateway(config, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "200")]).await;
     let away = "the trace collector does not take spans";
-    assert_eq!(chat(&gateway, None).await.status, 200);
+    for batch in 1..=3 {
+        assert_eq!(chat(&gateway, None).await.status, 200);
+        refusing.asked(batch).await;
+    }
     gateway.says(away).await;
+    refusing.stop().await;
+    // And away: also when it cannot be reached.
+    assert_eq!(chat(&gateway, None).await.status, 200);
     let collector = Collector::start_on(port).await;
     let spans = eventually("spans arrive", SOON, || {
         let (answer, collector) = (chat(&gateway, None), &collector);
