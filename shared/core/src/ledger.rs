@@ -11,9 +11,11 @@ mod blocking;
 mod breakers;
 mod learned;
 mod models;
+mod observed;
 mod operating;
 mod probing;
 mod quotas;
+mod rates;
 mod roster;
 mod saved;
 mod stored;
@@ -39,6 +41,7 @@ use probing::Appointment;
 pub use probing::SavedProbe;
 use quotas::Quotas;
 pub use quotas::Term;
+use rates::Rates;
 pub use roster::{Member, Roster};
 pub use saved::Saved;
 use stored::{AllTotals, Touched};
@@ -131,6 +134,7 @@ pub struct Ledger {
     keys: HashMap<KeyId, KeyState>,
     blocks: HashMap<Subject, Block>,
     models: Models,
+    rates: Rates,
     owned: HashMap<Resource, (ProjectId, Utc)>,
     quotas: Quotas,
     totals: AllTotals,
@@ -182,6 +186,7 @@ impl Ledger {
             keys: HashMap::new(),
             blocks: saved.blocks.into_iter().collect(),
             models: Models::default(),
+            rates: Rates::default(),
             owned: saved
                 .owned
                 .into_iter()
@@ -350,6 +355,7 @@ impl Ledger {
         state.appointment.seen_working(now.mono);
         let project = state.project.clone();
         self.count(key, model, u64::from(n), 0, notes);
+        self.rates.answered(model, n, ttfb_ms, now.mono);
         self.quotas.grantor.served([model]);
         if let Some(factor) = self.models.answered(model, (key, &project), n, ttfb_ms, now.mono) {
             self.keys.entry(key.clone()).and_modify(|state| state.slowness.saw(factor, n));
@@ -378,6 +384,10 @@ impl Ledger {
         let project = state.project.clone();
         notes.touched.keys.insert(key.clone());
         self.count(key, model, 0, u64::from(*n), notes);
+        // What clients get wrong says nothing of the model; they may even have invented it.
+        if outcome.scope != Scope::Client {
+            self.rates.failed(model, *n, outcome.scope == Scope::Bucket, now.mono);
+        }
         let Some(state) = self.keys.get_mut(key) else { return };
         let is_shared = matches!(outcome.scope, Scope::Model | Scope::Egress);
         // What others got before its last failure does not make this one, in a storm, the key's own.

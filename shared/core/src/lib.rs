@@ -13,6 +13,8 @@
 //!
 //! [`owner`] says which part of the state a scope belongs to, if it is divided.
 //!
+//! [`alert`] says what people are told of all that, and when.
+//!
 //! [`trace`] is how a request is recognised in what it led to.
 //!
 //! [`trust`] says whether a leader may believe what an earlier one stored.
@@ -20,6 +22,7 @@
 //! State stands at the unit to which the upstream counts it: quota at a project and model, credentials at a key,
 //! overload at a model, throttling of an address at the way out, a bad request at nobody.
 
+pub mod alert;
 pub mod block;
 pub mod error_body;
 pub mod gate;

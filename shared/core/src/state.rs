@@ -25,12 +25,14 @@ pub enum Table {
     Limits,
     /// Sums for people, by key and model.
     Totals,
+    /// What people are told when something is wrong, by its place in [`alert`](crate::alert).
+    Alerts,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Blocks, Self::Keys, Self::Owners, Self::Accounts, Self::Limits, Self::Totals];
+    pub const ALL: [Self; 7] =
+        [Self::Blocks, Self::Keys, Self::Owners, Self::Accounts, Self::Limits, Self::Totals, Self::Alerts];
 
     /// The name in a store.
     pub const fn as_str(self) -> &'static str {
@@ -41,6 +43,7 @@ impl Table {
             Self::Accounts => "accounts",
             Self::Limits => "limits",
             Self::Totals => "totals",
+            Self::Alerts => "alerts",
         }
     }
 }

@@ -4,8 +4,10 @@
 //! quotas, blocks that outlive a process); a [`Duration`] is the only time that travels between processes.
 //! There is no conversion without a named function, and nothing here reads a clock: [`Now`] is an argument.
 
+use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds of one process's monotonic clock, which goes on counting while the machine is suspended.
@@ -72,6 +74,16 @@ impl Utc {
     /// How long after `earlier` this is; zero if it is before.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Utc {
+    /// To the second, as RFC 3339 has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Timestamp::from_second(self.0.div_euclid(1_000)) {
+            Ok(at) => write!(f, "{at}"),
+            Err(_) => f.write_str("never"),
+        }
     }
 }
 

@@ -145,6 +145,8 @@ impl Saved {
                 let pair: ((KeyId, Model), Totals) = (parsed(&entry.key)?, parsed(value)?);
                 self.totals.push(pair);
             }
+            // They are another machine's.
+            Table::Alerts => {}
         }
         Some(())
     }

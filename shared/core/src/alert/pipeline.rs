@@ -1,0 +1,357 @@
+//! From what fires to what each receiver is told.
+//!
+//! The instances of one rule are told together. A group is one rule for one receiver: it knows of what the receiver
+//! has been told, and has one message under way at most. So a receiver that is away for long costs one message per
+//! rule, and afterwards hears what happened in order: that it began, and then that it is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::stored::Place;
+use super::{Alerts, Instance, Labels, Policy, Rule, Severity, digest};
+use crate::time::Utc;
+
+/// A message that could not be delivered for so long is given up.
+pub const GIVE_UP: Duration = Duration::from_hours(24);
+/// The most alerts in one message. The others are in the next one of their group.
+const MAX_ITEMS: usize = 5_000;
+/// Before a delivery is tried again, the first time; then twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+/// And no longer than this.
+const LAST_RETRY: Duration = Duration::from_mins(10);
+/// A receiver may not ask for a longer wait.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// The longest reason that is kept.
+const MAX_WHY: usize = 300;
+
+/// One rule for one receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Group {
+    /// Firing alerts that the receiver was told of, and not yet of their end.
+    told: BTreeSet<String>,
+    /// There is something to tell since then.
+    since: Option<Utc>,
+    /// When the last message was made.
+    last: Option<Utc>,
+    /// The message that is under way.
+    under_way: Option<u64>,
+}
+
+/// A message that is not delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// What a receiver tells it by, over retries and leaders.
+    pub id: String,
+    /// To whom.
+    pub receiver: String,
+    /// Of which rule.
+    pub rule: Rule,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What there is to tell.
+    pub items: Vec<Item>,
+    /// When it was made.
+    pub made: Utc,
+    /// How often it was tried in vain.
+    pub attempts: u32,
+    /// When it is tried next.
+    pub next: Utc,
+    /// Why it could not be delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// One alert of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// What tells it from all others.
+    pub fingerprint: String,
+    /// What it is about.
+    pub labels: Labels,
+    /// What is wrong.
+    pub summary: String,
+    /// The figure, if there is one.
+    pub value: Option<String>,
+    /// When it fired.
+    pub started: Utc,
+    /// When it was resolved; `None`: it fires.
+    pub ended: Option<Utc>,
+}
+
+/// What is known of a receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Receiver {
+    /// It will never take a message: why.
+    pub stopped: Option<String>,
+    /// It has not taken anything since then.
+    pub failing: Option<Utc>,
+    /// Why not.
+    pub why: String,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// The receiver has it.
+    Delivered,
+    /// Try again.
+    Later {
+        /// Not before this.
+        after: Option<Duration>,
+        /// What is wrong.
+        why: String,
+    },
+    /// The receiver will never take it.
+    Never {
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What an attempt did to its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Became {
+    /// It is delivered.
+    Delivered,
+    /// It waits for the next attempt.
+    Waits,
+    /// It is given up.
+    GivenUp,
+}
+
+impl Group {
+    fn is_idle(&self) -> bool {
+        self.told.is_empty() && self.under_way.is_none() && self.since.is_none()
+    }
+}
+
+/// What a group has to tell now.
+struct News {
+    /// All that fires and may be told.
+    firing: Vec<String>,
+    /// What the receiver believes to fire, and does not any more.
+    over: Vec<String>,
+}
+
+impl Alerts {
+    /// Makes the messages whose time has come.
+    pub(super) fn spread(&mut self, policy: &Policy, now: Utc) {
+        self.drop_strangers(policy);
+        for rule in Rule::ALL {
+            let strong = self.strong();
+            let of_rule =
+                self.instances.iter().filter(|(_, instance)| instance.rule == rule && instance.fires());
+            let firing: BTreeMap<String, bool> = of_rule
+                .map(|(name, instance)| (name.clone(), self.muted(instance, &strong, policy, now).is_none()))
+                .collect();
+            for receiver in &policy.receivers {
+                self.spread_to(rule, receiver, &firing, policy, now);
+            }
+        }
+    }
+
+    /// `firing` says whether it may be told.
+    fn spread_to(
+        &mut self,
+        rule: Rule,
+        receiver: &str,
+        firing: &BTreeMap<String, bool>,
+        policy: &Policy,
+        now: Utc,
+    ) {
+        let place = (rule, receiver.to_owned());
+        let known = self.groups.get(&place);
+        if known.is_none() && !firing.values().any(|loud| *loud) {
+            return;
+        }
+        let mut group = known.cloned().unwrap_or_default();
+        group.told.retain(|name| self.instances.contains_key(name));
+        group.under_way = group.under_way.filter(|number| self.outbox.contains_key(number));
+        // One that takes nothing need not be told that it takes nothing.
+        let of_itself = |name: &String| {
+            self.instances
+                .get(name)
+                .is_some_and(|i| i.labels.get("receiver").is_some_and(|of| of == receiver))
+        };
+        let loud = firing.iter().filter(|(name, loud)| **loud && !of_itself(name));
+        let news = News {
+            firing: loud.map(|(name, _)| name.clone()).collect(),
+            over: group.told.iter().filter(|name| !firing.contains_key(*name)).cloned().collect(),
+        };
+        let is_new = news.firing.iter().any(|name| !group.told.contains(name));
+        let repeats = news.firing.iter().any(|name| group.told.contains(name))
+            && group.last.is_some_and(|last| now.since(last) >= policy.repeat_interval);
+        let tells = is_new || !news.over.is_empty() || repeats;
+        group.since = if tells { group.since.or(Some(now)) } else { None };
+        let due = group.since.is_some_and(|since| {
+            let first = since.plus(policy.group_wait);
+            now >= group.last.map_or(first, |last| first.max(last.plus(policy.group_interval)))
+        });
+        let stopped = self.receivers.get(receiver).is_some_and(|known| known.stopped.is_some());
+        if due && group.under_way.is_none() && !stopped && !is_quiet(rule, policy, now) {
+            group.since = None;
+            group.last = Some(now);
+            group.under_way = Some(self.send(rule, receiver, &news, policy, now));
+        }
+        let is_as_before = self.groups.get(&place).map_or_else(|| group.is_idle(), |before| *before == group);
+        if !is_as_before {
+            self.touched.insert(Place::Group(rule, receiver.to_owned()));
+            self.groups.insert(place, group);
+        }
+    }
+
+    fn send(&mut self, rule: Rule, receiver: &str, news: &News, policy: &Policy, now: Utc) -> u64 {
+        let number = self.next_number();
+        let over = news.over.iter().map(|fingerprint| (fingerprint, true));
+        let all = over.chain(news.firing.iter().map(|fingerprint| (fingerprint, false))).take(MAX_ITEMS);
+        let items = all.filter_map(|(fingerprint, is_over)| {
+            let instance = self.instances.get(fingerprint)?;
+            Some(instance.item(fingerprint, is_over.then(|| instance.ended.unwrap_or(now))))
+        });
+        let mut items: Vec<Item> = items.collect();
+        items.sort_by(|a, b| (a.ended.is_some(), &a.labels).cmp(&(b.ended.is_some(), &b.labels)));
+        let queued = Queued {
+            id: digest([receiver, rule.as_str(), &number.to_string(), &now.as_ms().to_string()]),
+            receiver: receiver.to_owned(),
+            rule,
+            severity: policy.timing(rule).severity,
+            items,
+            made: now,
+            attempts: 0,
+            next: now,
+            why: None,
+        };
+        self.outbox.insert(number, queued);
+        self.touched.insert(Place::Outbox(number));
+        number
+    }
+
+    /// Messages that are to be sent now, the oldest first, by number. They have to be stored before.
+    pub fn due(&self, now: Utc) -> impl Iterator<Item = (u64, &Queued)> {
+        let may = move |queued: &Queued| {
+            let known = self.receivers.get(&queued.receiver);
+            queued.next <= now && known.is_none_or(|known| known.stopped.is_none())
+        };
+        self.outbox.iter().filter(move |(_, queued)| may(queued)).map(|(number, queued)| (*number, queued))
+    }
+
+    /// All that is not delivered.
+    pub fn outbox(&self) -> impl Iterator<Item = &Queued> {
+        self.outbox.values()
+    }
+
+    /// What is known of each receiver that fails.
+    pub fn receivers(&self) -> impl Iterator<Item = (&String, &Receiver)> {
+        self.receivers.iter()
+    }
+
+    /// Takes in what became of an attempt; `draw` is random. `None`: the message is known no more.
+    pub fn attempted(&mut self, number: u64, attempt: Attempt, draw: u32, now: Utc) -> Option<Became> {
+        let queued = self.outbox.get_mut(&number)?;
+        let became = match attempt {
+            Attempt::Delivered => {
+                self.receivers.remove(&queued.receiver);
+                Became::Delivered
+            }
+            Attempt::Later { after, why } => {
+                let why: String = why.chars().take(MAX_WHY).collect();
+                let receiver = self.receivers.entry(queued.receiver.clone()).or_default();
+                receiver.failing.get_or_insert(now);
+                receiver.why.clone_from(&why);
+                let asked = after.unwrap_or_default().min(LONGEST_WAIT);
+                queued.next = now.plus(backoff(queued.attempts, draw).max(asked));
+                queued.attempts = queued.attempts.saturating_add(1);
+                queued.why = Some(why);
+                self.touched.insert(Place::Outbox(number));
+                if now.since(queued.made) < GIVE_UP { Became::Waits } else { Became::GivenUp }
+            }
+            Attempt::Never { why } => {
+                let why: String = why.chars().take(MAX_WHY).collect();
+                let receiver = self.receivers.entry(queued.receiver.clone()).or_default();
+                receiver.failing.get_or_insert(now);
+                receiver.why.clone_from(&why);
+                receiver.stopped = Some(why);
+                Became::GivenUp
+            }
+        };
+        if became != Became::Waits {
+            self.end(number, became);
+        }
+        Some(became)
+    }
+
+    /// Receivers that were given up are tried again: the operator may have corrected their addresses.
+    pub fn reconsider(&mut self) {
+        self.receivers.retain(|_, receiver| receiver.stopped.is_none());
+    }
+
+    fn end(&mut self, number: u64, became: Became) {
+        let Some(queued) = self.outbox.remove(&number) else { return };
+        self.touched.insert(Place::Outbox(number));
+        let place = (queued.rule, queued.receiver);
+        let Some(group) = self.groups.get_mut(&place) else { return };
+        group.under_way = None;
+        if became == Became::Delivered {
+            for item in queued.items {
+                if item.ended.is_none() {
+                    group.told.insert(item.fingerprint);
+                } else {
+                    group.told.remove(&item.fingerprint);
+                }
+            }
+        }
+        self.touched.insert(Place::Group(place.0, place.1));
+    }
+
+    /// Drops what is kept only because somebody still had to hear of it.
+    pub(super) fn forget_the_told(&mut self) {
+        let mut waited_for: BTreeSet<&String> = self.groups.values().flat_map(|group| &group.told).collect();
+        let under_way = self.outbox.values().flat_map(|queued| &queued.items);
+        waited_for.extend(under_way.filter(|item| item.ended.is_none()).map(|item| &item.fingerprint));
+        let over = self.instances.extract_if(.., |fingerprint, instance| {
+            matches!(instance.phase, super::Phase::Resolved { again: None })
+                && !waited_for.contains(fingerprint)
+        });
+        let over: Vec<_> = over.map(|(fingerprint, _)| Place::Instance(fingerprint)).collect();
+        self.touched.extend(over);
+        let idle = self.groups.extract_if(.., |_, group| group.is_idle());
+        self.touched.extend(idle.map(|((rule, receiver), _)| Place::Group(rule, receiver)));
+    }
+
+    /// Forgets receivers that the configuration does not name any more.
+    fn drop_strangers(&mut self, policy: &Policy) {
+        let is_gone = |receiver: &String| !policy.receivers.contains(receiver);
+        let groups = self.groups.extract_if(.., |(_, receiver), _| is_gone(receiver));
+        self.touched.extend(groups.map(|((rule, receiver), _)| Place::Group(rule, receiver)));
+        let outbox = self.outbox.extract_if(.., |_, queued| is_gone(&queued.receiver));
+        self.touched.extend(outbox.map(|(number, _)| Place::Outbox(number)));
+        self.receivers.retain(|receiver, _| !is_gone(receiver));
+    }
+}
+
+/// Whether messages of a rule wait for the morning: those of an end as well.
+fn is_quiet(rule: Rule, policy: &Policy, now: Utc) -> bool {
+    policy.timing(rule).severity < Severity::Critical
+        && policy.quiet_hours.as_ref().is_some_and(|hours| hours.holds(now))
+}
+
+fn backoff(attempts: u32, draw: u32) -> Duration {
+    let span = FIRST_RETRY.saturating_mul(1 << attempts.min(10)).min(LAST_RETRY);
+    // Between three quarters and five quarters of it.
+    span.mul_f64(0.75 + f64::from(draw) / f64::from(u32::MAX) / 2.0)
+}
+
+impl Instance {
+    fn item(&self, fingerprint: &str, ended: Option<Utc>) -> Item {
+        Item {
+            fingerprint: fingerprint.to_owned(),
+            labels: self.labels.clone(),
+            summary: self.summary.clone(),
+            value: self.value.clone(),
+            started: self.started,
+            ended,
+        }
+    }
+}
