@@ -4,6 +4,7 @@
 //! Texts stay as they were written until an option asks for a number, so that no key or token is misread for its
 //! looks. Nothing here opens a connection or resolves a name.
 
+mod alerts;
 mod groups;
 mod inputs;
 mod layers;
@@ -36,9 +37,9 @@ pub use place::{Origin, Path, Step};
 pub use print::{Setting, print};
 pub use problem::{EXIT_CODE, Problem, Problems};
 pub use schema::{
-    AuthMode, Bare429, Client, Config, Coordinator, Failure, Group, IpNet, Key, LimitRule, Monitoring, Nats,
-    NatsLogin, OtlpProtocol, Project, Quota, RateLimit, Redis, Secret, Server, SessionAffinity, Telemetry,
-    WhenUnleased,
+    Alerts, AuthMode, Bare429, Client, Config, Coordinator, Failure, Group, IpNet, Key, LimitRule,
+    Monitoring, Nats, NatsLogin, OtlpProtocol, Project, Quota, RateLimit, Receiver, Redis, Secret, Server,
+    SessionAffinity, Telemetry, WhenUnleased,
 };
 
 use groups::Seen;
@@ -233,13 +234,15 @@ fn read(cx: &Context, sources: &Sources) -> Config {
     cx.problems.borrow_mut().extend(seen.problems());
     let redis = redis::read(&mut root);
     let coordinator = options::coordinator(&mut root, &server.host);
+    let (monitoring, thresholds) = options::monitoring(&mut root);
     let config = Config {
         server,
         projects: groups::projects(&root.field("projects"), &groups),
         groups,
         failure: options::failure(&mut root),
         rate_limit: options::rate_limit(&mut root),
-        monitoring: options::monitoring(&mut root),
+        monitoring,
+        alerts: alerts::alerts(&mut root, thresholds),
         fallbacks: options::fallbacks(&mut root),
         limits: limits::limits(&root.field("limits")),
         quota: options::quota(&mut root),

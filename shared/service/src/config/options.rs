@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use keyfleet_core::alert::seen::Thresholds;
 use keyfleet_core::id::Model;
 
+use super::alerts::thresholds;
 use super::print::{quoted, without_user};
 use super::reader::{Field, Section};
 use super::schema::{
@@ -55,17 +57,12 @@ pub(super) fn rate_limit(s: &mut Section<'_>) -> Option<RateLimit> {
     Some(RateLimit { requests_per_minute, burst_size })
 }
 
-pub(super) fn monitoring(s: &mut Section<'_>) -> Monitoring {
+pub(super) fn monitoring(s: &mut Section<'_>) -> (Monitoring, Thresholds) {
     let mut monitoring = s.section("monitoring");
     let health_check_interval = monitoring.seconds("health_check_interval_secs", 1..=DAY, 30);
-    let thresholds = monitoring.field("alert_thresholds");
-    for (_, field) in thresholds.entries() {
-        if let Some(text) = field.text() {
-            field.show(quoted(&text));
-        }
-    }
+    let thresholds = thresholds(&mut monitoring);
     monitoring.finish();
-    Monitoring { health_check_interval }
+    (Monitoring { health_check_interval }, thresholds)
 }
 
 pub(super) fn fallbacks(s: &mut Section<'_>) -> BTreeMap<Model, Vec<Model>> {

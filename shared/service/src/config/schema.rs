@@ -45,6 +45,8 @@ pub struct Config {
     pub rate_limit: Option<RateLimit>,
     /// The prober.
     pub monitoring: Monitoring,
+    /// `alerts`
+    pub alerts: Alerts,
     /// Models to try when one is exhausted or its breaker is open.
     pub fallbacks: BTreeMap<Model, Vec<Model>>,
     /// `limits` of every project; those of a project and of its group come first: see [`Config::limit_rules`].
@@ -380,4 +382,24 @@ pub enum OtlpProtocol {
     Http,
     /// OTLP over gRPC.
     Grpc,
+}
+
+/// `alerts`, and `monitoring.alert_thresholds`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alerts {
+    /// When receivers are told
+    pub policy: keyfleet_core::alert::Policy,
+    /// Where rules fire
+    pub thresholds: keyfleet_core::alert::seen::Thresholds,
+    /// `receivers`: who is told
+    pub receivers: Vec<Receiver>,
+}
+
+/// An element of `alerts.receivers`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// `name`
+    pub name: String,
+    /// `url`, or the content of `url_file`
+    pub url: Secret,
 }

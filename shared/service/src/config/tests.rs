@@ -1,3 +1,4 @@
+mod alerts;
 mod cluster;
 mod limits;
 mod mistakes;
@@ -6,6 +7,8 @@ mod printing;
 use std::fs;
 
 use tempfile::TempDir;
+
+use keyfleet_core::alert::seen::Thresholds;
 
 use super::*;
 
@@ -128,6 +131,7 @@ fn an_existing_deployment_loads_and_means_what_it_says() {
     let limit = config.rate_limit.unwrap();
     assert_eq!((limit.requests_per_minute, limit.burst_size), (100, 20));
     assert_eq!(config.monitoring.health_check_interval.as_secs(), 45);
+    assert_eq!(config.alerts.thresholds, Thresholds::default(), "they say what is usual");
     let group = &config.groups[0];
     assert_eq!(group.name.as_str(), "Default group");
     assert_eq!(group.target_url, "https://generativelanguage.googleapis.com/v1beta/openai/");
@@ -145,7 +149,6 @@ fn what_has_no_effect_yet_is_said_once_each() {
     assert_eq!(
         paths,
         [
-            "monitoring.alert_thresholds",
             "server.max_tokens_per_request",
             "server.security.lockout_duration_secs",
             "server.security.max_login_attempts",

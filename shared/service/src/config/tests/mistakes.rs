@@ -253,7 +253,7 @@ server:
             "config.yaml:2: fallbacks.a[0]: a model cannot stand in for itself; remove it",
             "config.yaml:2: fallbacks.a[2]: listed twice; remove one",
             "config.yaml:2: fallbacks.c: wrong value; give a list",
-            "config.yaml:3: monitoring.alert_thresholds.x: wrong value; give a single value, not a list",
+            "config.yaml:3: monitoring.alert_thresholds.x: unknown field; remove it (known here: unhealthy_keys, error_rate, response_time_ms, response_time_secs)",
             "config.yaml:4: limits[0].models[0]: wrong value; give text; it is empty",
             "config.yaml:4: limits[0].rpm: 0 would allow nothing; leave the model out of `groups[].models` instead",
             "config.yaml:5: quota.lease_wait: unknown field; did you mean `lease_wait_ms`?",

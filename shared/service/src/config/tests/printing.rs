@@ -29,7 +29,6 @@ monitoring:
     let folder = format!("{}/", case.folder.path().display());
     let text = print(&case.load()).replace(&folder, "");
     for line in [
-        "# warning: config.yaml:15: monitoring.alert_thresholds: accepted, but it has no effect yet",
         "server:",
         "  host: \"127.0.0.2\"  # command line",
         "  port: 1  # config.yaml:2",
@@ -46,6 +45,7 @@ monitoring:
         "  - name: env  # env GEMINI_API_KEYS",
         "redis_url: \"redis://***@r:6379/0\"  # config.yaml:13",
         "rate_limit: null  # default",
+        "    error_rate: 0.5  # config.yaml:16",
     ] {
         assert!(text.lines().any(|l| l == line), "no line `{line}` in:\n{text}");
     }
