@@ -3,6 +3,7 @@
 //! A standby answers what it can from the store, and hands on to the leader what only that one can do.
 
 mod admit;
+mod alerts;
 mod forward;
 mod operate;
 
@@ -55,6 +56,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/status", get(show_status))
         .route("/keys", get(show_keys))
         .route("/keys/{id}/{operation}", post(operate::operate))
+        .route("/alerts", get(alerts::show))
+        .route("/alerts/{operation}", post(alerts::operate))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such route in /api/v1") })
         .layer(middleware::from_fn_with_state(api.clone(), admit::admit));
     Router::new()

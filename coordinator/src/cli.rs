@@ -67,6 +67,58 @@ pub(crate) enum Command {
     Enable(Chosen),
     /// Ask the upstream now whether a key is valid, which costs no quota
     Probe(Chosen),
+    /// See what is wrong and who is told, and keep messages back
+    #[command(subcommand)]
+    Alerts(Alerts),
+}
+
+/// About alerts.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub(crate) enum Alerts {
+    /// Show what is wrong now, what is silenced, and what could not be delivered
+    List(Asking),
+    /// Show what was wrong and is over
+    History(Asking),
+    /// Tell nobody of some alerts for a while
+    Silence {
+        /// What they have in common, such as `rule=pool_low` or `model=gemini-2.5-pro`; all of them
+        #[arg(required = true, value_name = "LABEL=VALUE", value_parser = condition)]
+        of: Vec<String>,
+        /// Why
+        #[arg(long)]
+        reason: String,
+        /// Who wants it
+        #[arg(long, env = "USER", default_value = "")]
+        author: String,
+        /// For how long
+        #[arg(short, long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=MAX_MINUTES))]
+        minutes: u64,
+        #[command(flatten)]
+        at: At,
+    },
+    /// End a silence
+    Unsilence {
+        /// Its number, as `coordinator alerts list` shows it
+        number: u64,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Send a message to every receiver, to see whether it arrives
+    Test {
+        /// Only to this one
+        #[arg(long, value_name = "NAME")]
+        receiver: Option<String>,
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+fn condition(text: &str) -> Result<String, String> {
+    if text.split_once('=').is_some_and(|(name, _)| !name.is_empty()) && !text.contains(',') {
+        Ok(text.to_owned())
+    } else {
+        Err("give a label and its value, such as rule=pool_low".to_owned())
+    }
 }
 
 /// The longest block: a year. What is meant for longer is a disabled key.

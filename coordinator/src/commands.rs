@@ -1,10 +1,12 @@
 //! The commands for operators: each is one request to the API of a coordinator that runs.
 
+mod alerting;
 mod table;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use coordinator::alerts::view::View;
 use http::StatusCode;
 use keyfleet_service::client::client;
 use keyfleet_service::config::{Config, Secret};
@@ -12,11 +14,13 @@ use keyfleet_service::healthcheck::reachable;
 use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
 
-use crate::cli::{Asking, Chosen, Command};
+use crate::cli::{Alerts, Asking, At, Chosen, Command};
 use crate::shown::{Listing, Said, Status};
 
 /// How long an answer may take: a standby may have to ask the leader.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long receivers of alerts may take with a test.
+const TEST: Duration = Duration::from_secs(40);
 const CONNECT: Duration = Duration::from_secs(3);
 /// The longest answer: some 10,000 keys with a hundred buckets each.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
@@ -55,8 +59,36 @@ async fn ask(command: Command, config: &Config) -> Result<String, String> {
         Command::Disable(key) => operate(key, "disable", None, config).await,
         Command::Enable(key) => operate(key, "enable", None, config).await,
         Command::Probe(key) => operate(key, "probe", None, config).await,
+        Command::Alerts(alerts) => self::alerts(alerts, config).await,
         _ => Err("not a command for a running coordinator".to_owned()),
     }
+}
+
+async fn alerts(command: Alerts, config: &Config) -> Result<String, String> {
+    let (at, verb, options, patience): (At, _, Vec<(&str, String)>, _) = match command {
+        Alerts::List(Asking { at, json }) => {
+            let body = Caller::new(at.url, config)?.get("alerts").await?;
+            return if json { Ok(body + "\n") } else { Ok(alerting::list(&parsed::<View>(&body)?)) };
+        }
+        Alerts::History(Asking { at, json }) => {
+            let body = Caller::new(at.url, config)?.get("alerts").await?;
+            return if json { Ok(body + "\n") } else { Ok(alerting::history(&parsed::<View>(&body)?)) };
+        }
+        Alerts::Silence { of, reason, author, minutes, at } => {
+            let options = [("of", of.join(",")), ("reason", reason), ("author", author)];
+            let options = options.into_iter().chain([("minutes", minutes.to_string())]);
+            (at, "silence", options.collect(), PATIENCE)
+        }
+        Alerts::Unsilence { number, at } => (at, "unsilence", vec![("number", number.to_string())], PATIENCE),
+        Alerts::Test { receiver, at } => {
+            (at, "test", receiver.map(|receiver| ("receiver", receiver)).into_iter().collect(), TEST)
+        }
+    };
+    let caller = Caller { patience, ..Caller::new(at.url, config)? };
+    let mut url = caller.url(&["alerts", verb])?;
+    url.query_pairs_mut().extend_pairs(options);
+    let said: Said = parsed(&caller.call(Method::POST, url).await?)?;
+    Ok(table::plain(&said.done.unwrap_or_default()) + "\n")
 }
 
 async fn operate(key: Chosen, verb: &str, minutes: Option<u64>, config: &Config) -> Result<String, String> {
@@ -80,6 +112,7 @@ struct Caller {
     base: Url,
     token: Option<Secret>,
     client: reqwest::Client,
+    patience: Duration,
 }
 
 impl Caller {
@@ -90,7 +123,7 @@ impl Caller {
         };
         let base = base.ok_or("--url: give an address such as http://127.0.0.1:4807")?;
         let client = client(None, CONNECT).map_err(|error| error.to_string())?;
-        Ok(Self { base, token: config.server.admin_token.clone(), client })
+        Ok(Self { base, token: config.server.admin_token.clone(), client, patience: PATIENCE })
     }
 
     fn url(&self, path: &[&str]) -> Result<Url, String> {
@@ -109,7 +142,7 @@ impl Caller {
     }
 
     async fn call(&self, method: Method, url: Url) -> Result<String, String> {
-        let mut request = self.client.request(method, url).timeout(PATIENCE);
+        let mut request = self.client.request(method, url).timeout(self.patience);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose());
         }
@@ -177,6 +210,7 @@ mod tests {
             base: Url::parse("http://127.0.0.1:4807/behind/?x=1").unwrap(),
             token: None,
             client: reqwest::Client::new(),
+            patience: PATIENCE,
         };
         let url = caller.url(&["keys", "a/b ?#..", "block"]).unwrap();
         assert_eq!(url.as_str(), "http://127.0.0.1:4807/behind/api/v1/keys/a%2Fb%20%3F%23../block");

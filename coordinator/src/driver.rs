@@ -15,7 +15,6 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use keyfleet_core::ledger::{Event, Ledger, Saved};
 use keyfleet_core::message::{Answer, Ask};
-use keyfleet_core::quota::holders;
 use keyfleet_core::state::Meta;
 use keyfleet_core::time::Mono;
 use keyfleet_fabric::bus::witness::Witness;
@@ -25,13 +24,17 @@ use keyfleet_service::config::Config;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts::Watch;
+use crate::alerts::view::View;
 use crate::leadership::{self, Candidate, Won};
 use crate::probe::{Prober, Verdict, Verdicts};
-use crate::status::{Overview, Post, Question};
+use crate::status::{Overview, Post, Question, Wish};
 
 use caused::Caused;
 use commit::Batch;
 
+/// Whoever stops waits so long for receivers of alerts.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(2);
 /// The most messages that go into one commit.
 const BATCH: usize = 256;
 
@@ -74,6 +77,9 @@ struct Reign<'d> {
     renew_at: Mono,
     scan_at: Mono,
     beat_at: Mono,
+    alerts: Watch,
+    /// The last beat found no connection.
+    bus_down: bool,
 }
 
 impl Driver {
@@ -91,7 +97,12 @@ impl Driver {
             Ok(mut reign) => {
                 let end = reign.run(stop).await;
                 if end != End::Lost {
-                    reign.last_commit().await;
+                    let (store, claim) =
+                        (reign.driver.candidate.store.clone(), reign.driver.candidate.claim(epoch));
+                    tokio::select! {
+                        () = reign.last_commit() => {}
+                        never = leadership::hold(store, claim) => match never {},
+                    }
                 }
                 self.bus.resign().await;
                 if end != End::Lost {
@@ -116,6 +127,7 @@ impl Reign<'_> {
                 return End::Lost;
             }
             let wake = self.ledger.next_timeout().min(self.scan_at).min(self.beat_at).min(self.renew_at);
+            let wake = wake.min(self.alerts.due());
             let mut batch = Batch::default();
             tokio::select! {
                 biased;
@@ -129,6 +141,9 @@ impl Reign<'_> {
                     self.verdict(verdict, &mut batch);
                 }
                 Some(question) = self.driver.post.asked() => self.answer(question, &mut batch),
+                done = self.alerts.ended() => {
+                    batch.steps.extend(self.alerts.attempted(done, &self.driver.post));
+                }
                 // Whoever follows the configuration stops when the drain begins. Decisions are needed until it ends.
                 Ok(()) = self.driver.config.changed() => self.configure(&mut batch),
                 // What is due is done below.
@@ -140,6 +155,7 @@ impl Reign<'_> {
             if self.carry_out(batch).await.is_err() {
                 return End::Lost;
             }
+            self.alerts.send(&self.driver.config.borrow());
             if let Some(end) = end {
                 return end;
             }
@@ -202,7 +218,7 @@ impl Reign<'_> {
             }
             Told::Unread { position } => batch.cursor = Some(position),
             Told::Ask(Ask::Lease(request), asker) => {
-                self.driver.post.heard(&holders::replica(&request.boot));
+                self.driver.post.asks(&request);
                 batch.leases.push((asker, request));
             }
             Told::Ask(Ask::Own(owned), asker) => {
@@ -233,6 +249,21 @@ impl Reign<'_> {
             // Whoever asked may have gone; then nobody needs the answer.
             Question::Standing(asker) => drop(asker.send(self.driver.post.standing(&self.ledger, now))),
             Question::Overview(asker) => drop(asker.send(Overview::of(&mut self.ledger, now))),
+            Question::Alerts(asker) => {
+                let policy = &self.driver.config.borrow().alerts.policy;
+                drop(asker.send(View::of(&self.alerts.machine, policy, now.utc)));
+            }
+            Question::Silence { wish, by, answer } => {
+                tracing::info!(?wish, by, "an operator's wish");
+                let asker = Asker::new(move |said| drop(answer.send(said)));
+                let refused = match wish {
+                    Wish::Begin(silence) => self.alerts.machine.silence(silence, now.utc).err(),
+                    Wish::End(number) => (!self.alerts.machine.end_silence(number))
+                        .then(|| "there is no silence of this number".to_owned()),
+                };
+                batch.steps.extend(self.alerts.stored());
+                batch.askers.push((asker, refused.map_or(Answer::Done, |why| Answer::Refused { why })));
+            }
             Question::Operate { operation, by, answer } => {
                 let asker = Asker::new(move |said| drop(answer.send(said)));
                 self.take(Told::Ask(Ask::Operate { operation, by }, asker), batch);
@@ -257,6 +288,7 @@ impl Reign<'_> {
     fn configure(&mut self, batch: &mut Batch) {
         let roster = crate::roster(&self.driver.config.borrow_and_update());
         self.feed(Event::Roster(roster), batch);
+        self.alerts.machine.reconsider();
     }
 
     fn timers(&mut self, batch: &mut Batch) {
@@ -269,15 +301,26 @@ impl Reign<'_> {
         if now >= self.ledger.next_timeout() {
             self.feed(Event::Tick, batch);
         }
+        let config = self.driver.config.borrow().clone();
+        let (bus_down, now) = (self.bus_down, clock::now());
+        let look = self.alerts.look(&mut self.ledger, &mut self.driver.post, &config, bus_down, now);
+        batch.steps.extend(look);
     }
 
     fn feed(&mut self, event: Event, batch: &mut Batch) {
         batch.steps.push(self.ledger.apply(event, clock::now()));
     }
 
-    /// What is waiting at the end still counts.
+    /// What is waiting at the end still counts, and what is being told is told once.
     async fn last_commit(&mut self) {
         let mut batch = Batch::default();
+        let told = async {
+            while self.alerts.is_busy() {
+                let done = self.alerts.ended().await;
+                batch.steps.extend(self.alerts.attempted(done, &self.driver.post));
+            }
+        };
+        let _the_next_leader_tells_again = tokio::time::timeout(LAST_WORDS, told).await;
         self.gather(&mut batch);
         if self.carry_out(batch).await.is_err() {
             tracing::warn!("the last reports are not stored; the next leader reads them again");

@@ -12,6 +12,7 @@
 
 #[doc = include_str!("cost.md")]
 pub mod cost {}
+pub mod alerts;
 mod driver;
 mod leadership;
 mod probe;

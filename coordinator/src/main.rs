@@ -110,7 +110,8 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     tracing::info!(address = %local, advertised = address, "the coordinator is listening");
     let (config, in_force) = watch::channel(first.clone());
     let (reloads, reloaded) = watch::channel(Reloads::new(clock::utc()));
-    let follow = follow::follow(sources, loaded.inputs, config, reloads, shutdown.soft().clone());
+    let (desk, post) = status::desk(address.clone());
+    let follow = follow::follow(sources, loaded.inputs, config, reloads, desk.clone(), shutdown.soft().clone());
     shutdown.spawn_critical("configuration", follow);
 
     let bus = connect::nats(nats, "keyfleet-coordinator").await.map_err(io::Error::other)?;
@@ -119,8 +120,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     let of_nats = connect::nats_dependency(bus.clone(), NO_NATS);
     let of_redis = connect::redis_dependency(store.clone(), NO_REDIS);
     reach::watch(Some(of_nats), Some(of_redis), shutdown.soft().clone());
-    let (desk, post) = status::desk(address.clone());
-    let api = Arc::new(Api {
+    let api = Api {
         desk,
         config: in_force.clone(),
         reloads: reloaded,
@@ -129,7 +129,8 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
         address,
         client: client(None, CONNECT).map_err(io::Error::other)?,
         reading: Mutex::new(()),
-    });
+    };
+    let api = Arc::new(api);
     let served = listen::serve(listener, api::router(api), Limits::USUAL, shutdown.soft().clone());
     shutdown.spawn_critical("listener", served);
     let fabric = coordinator::Fabric {

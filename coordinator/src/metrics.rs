@@ -109,6 +109,23 @@ impl Figures {
             let help = "Refusals of a quota of which something was left: somebody else uses the project";
             ("external_refusals", help, standing.external_refusals)
         });
+        let help = "Attempts to deliver messages about alerts, by what became of them";
+        let mut family = encoder.encode_descriptor("alert_deliveries", help, None, MetricType::Counter)?;
+        for ((receiver, result), count) in &pulse.alert_deliveries {
+            let labels = [("receiver", receiver.as_str()), ("result", *result)];
+            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+        }
+        let states = [
+            ("pending", pulse.alerts_pending),
+            ("firing", pulse.alerts_firing),
+            ("undelivered", pulse.alerts_waiting),
+        ];
+        let help = "Alerts that wait to fire and that fire, and messages about them that are not delivered";
+        let mut family = encoder.encode_descriptor("alerts", help, None, MetricType::Gauge)?;
+        for (state, count) in states.into_iter().filter(|_| pulse.role == Role::Leading) {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
+        }
         for (name, help, value) in counters.into_iter().chain(external) {
             sheet.counter(name, help, value)?;
         }

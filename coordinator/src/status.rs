@@ -1,15 +1,19 @@
 //! What a coordinator shows of itself, and how somebody asks the one who leads: the [`Desk`] is for whoever asks, the
 //! [`Post`] for the leader. Figures that need no look into the ledger are in the [`Pulse`], which never waits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use keyfleet_core::alert::Alerts;
+use keyfleet_core::alert::mute::Silence;
 use keyfleet_core::id::ReplicaId;
 use keyfleet_core::ledger::{BucketView, KeyView, Ledger, Saved, Step, Term};
 use keyfleet_core::message::{Answer, Operation};
 use keyfleet_core::owner::Partition;
-use keyfleet_core::quota::message::LeaseReply;
+use keyfleet_core::quota::holders;
+use keyfleet_core::quota::message::{LeaseReply, LeaseRequest};
 use keyfleet_core::state::{Meta, Table};
 use keyfleet_core::time::{LedgerTime, Mono, Now};
 use keyfleet_fabric::bus::nats::Tail;
@@ -18,10 +22,14 @@ use keyfleet_service::clock;
 use keyfleet_service::config::Config;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::alerts::view::View;
+
 /// Questions that may wait.
 const WAITING: usize = 64;
 /// A replica that was silent for so long is not shown any more.
 const LATELY: Duration = Duration::from_mins(5);
+/// A replica with leases speaks every second, and its leases are over after ten.
+const SILENT: Duration = Duration::from_secs(15);
 /// The most replicas that are remembered.
 const MAX_REPLICAS: usize = 10_000;
 
@@ -66,6 +74,14 @@ pub struct Pulse {
     pub blind: bool,
     /// The store answered when this coordinator last claimed the lead.
     pub store_up: bool,
+    /// Alerts that fire.
+    pub alerts_firing: u64,
+    /// Alerts that are wrong, and not yet for long enough.
+    pub alerts_pending: u64,
+    /// Messages about alerts that are not delivered.
+    pub alerts_waiting: u64,
+    /// Attempts of this process to deliver one, by receiver and by what became of it.
+    pub alert_deliveries: BTreeMap<(String, &'static str), u64>,
 }
 
 impl Pulse {
@@ -123,6 +139,17 @@ pub(crate) enum Question {
     Standing(oneshot::Sender<Standing>),
     Overview(oneshot::Sender<Overview>),
     Operate { operation: Operation, by: String, answer: oneshot::Sender<Answer> },
+    Alerts(oneshot::Sender<View>),
+    Silence { wish: Wish, by: String, answer: oneshot::Sender<Answer> },
+}
+
+/// What an operator wants of silences.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Nobody is told of what it covers.
+    Begin(Silence),
+    /// The one of this number is over.
+    End(u64),
 }
 
 /// Why a question has no answer.
@@ -144,6 +171,7 @@ pub enum NoAnswer {
 pub struct Desk {
     questions: mpsc::Sender<Question>,
     pulse: watch::Receiver<Pulse>,
+    rejected: Arc<AtomicBool>,
 }
 
 /// Where the leader answers.
@@ -154,14 +182,25 @@ pub struct Post {
     questions: mpsc::Receiver<Question>,
     pulse: Arc<watch::Sender<Pulse>>,
     heard: HashMap<ReplicaId, Mono>,
+    /// Holders that had leases when they last spoke, and when that was.
+    at_work: HashMap<ReplicaId, Mono>,
+    rejected: Arc<AtomicBool>,
 }
 
 /// Both sides, for a coordinator whose API is reached at `address`, if it has one.
 pub fn desk(address: Option<String>) -> (Desk, Post) {
     let (ask, questions) = mpsc::channel(WAITING);
     let (tell, pulse) = watch::channel(Pulse::default());
-    let post = Post { address, questions, pulse: Arc::new(tell), heard: HashMap::new() };
-    (Desk { questions: ask, pulse }, post)
+    let rejected = Arc::new(AtomicBool::new(false));
+    let post = Post {
+        address,
+        questions,
+        pulse: Arc::new(tell),
+        heard: HashMap::new(),
+        at_work: HashMap::new(),
+        rejected: rejected.clone(),
+    };
+    (Desk { questions: ask, pulse, rejected }, post)
 }
 
 impl Desk {
@@ -190,6 +229,21 @@ impl Desk {
         self.ask(|answer| Question::Operate { operation, by, answer }, patience).await
     }
 
+    /// Asks for everything that is known of alerts.
+    pub async fn alerts(&self, patience: Duration) -> Result<View, NoAnswer> {
+        self.ask(Question::Alerts, patience).await
+    }
+
+    /// Begins or ends a silence; answered when it is written down.
+    pub async fn silence(&self, wish: Wish, by: String, patience: Duration) -> Result<Answer, NoAnswer> {
+        self.ask(|answer| Question::Silence { wish, by, answer }, patience).await
+    }
+
+    /// Tells whether the configuration on disk has a mistake, so that it is not in force.
+    pub fn rejects(&self, rejected: bool) {
+        self.rejected.store(rejected, Ordering::Relaxed);
+    }
+
     async fn ask<T>(
         &self,
         question: impl FnOnce(oneshot::Sender<T>) -> Question,
@@ -214,7 +268,8 @@ impl Post {
             let waits = match &question {
                 Question::Standing(asker) => !asker.is_closed(),
                 Question::Overview(asker) => !asker.is_closed(),
-                Question::Operate { answer, .. } => !answer.is_closed(),
+                Question::Operate { answer, .. } | Question::Silence { answer, .. } => !answer.is_closed(),
+                Question::Alerts(asker) => !asker.is_closed(),
             };
             if waits {
                 return Some(question);
@@ -245,6 +300,34 @@ impl Post {
         if self.heard.len() < MAX_REPLICAS {
             self.heard.insert(replica.clone(), now);
         }
+    }
+
+    /// A holder asks for leases, or gives them back.
+    pub(crate) fn asks(&mut self, request: &LeaseRequest) {
+        self.heard(&holders::replica(&request.boot));
+        let has_lots = request.reports.iter().any(|report| !report.closed);
+        if has_lots || request.wants.iter().any(|want| want.need > 0 || want.ahead > 0) {
+            if self.at_work.len() < MAX_REPLICAS || self.at_work.contains_key(&request.boot) {
+                self.at_work.insert(request.boot.clone(), clock::mono());
+            }
+        } else {
+            self.at_work.remove(&request.boot);
+        }
+    }
+
+    /// Replicas that had leases and are silent for longer than leases hold.
+    pub(crate) fn lost(&mut self, now: Mono) -> Vec<ReplicaId> {
+        self.at_work.retain(|_, at| now.since(*at) < LATELY);
+        let silent = self.at_work.iter().filter(|(_, at)| now.since(**at) >= SILENT);
+        let mut lost: Vec<_> = silent.map(|(boot, _)| holders::replica(boot)).collect();
+        lost.sort();
+        lost.dedup();
+        lost
+    }
+
+    /// Whether the configuration on disk has a mistake.
+    pub(crate) fn config_rejected(&self) -> bool {
+        self.rejected.load(Ordering::Relaxed)
     }
 
     /// A report was taken.
@@ -298,12 +381,15 @@ pub struct Stored {
     pub overview: Overview,
     /// Limited buckets in the book.
     pub buckets: usize,
+    /// What was stored of alerts.
+    pub alerts: View,
 }
 
 /// Reads what is stored.
 pub async fn stored(store: &dyn StateStore, config: &Config) -> Result<Stored, StoreError> {
     let image = store.load().await?;
     let (saved, _) = Saved::read(&image);
+    let (machine, _) = Alerts::restore(&image);
     let meta = image.meta;
     let term = Term {
         epoch: meta.epoch,
@@ -315,7 +401,8 @@ pub async fn stored(store: &dyn StateStore, config: &Config) -> Result<Stored, S
     let now = clock::now();
     let (mut ledger, _) = Ledger::new(crate::roster(config), saved, term, now);
     let buckets = image.entries.iter().filter(|entry| entry.table == Table::Accounts).count();
-    Ok(Stored { meta, overview: Overview::of(&mut ledger, now), buckets })
+    let alerts = View::of(&machine, &config.alerts.policy, now.utc);
+    Ok(Stored { meta, overview: Overview::of(&mut ledger, now), buckets, alerts })
 }
 
 /// The address in a leader's name, if it told one.

@@ -13,6 +13,7 @@ use keyfleet_service::clock;
 
 use super::commit::Batch;
 use super::{Driver, Reign};
+use crate::alerts::Watch;
 use crate::leadership::{RENEW, STOP_AFTER, Won};
 use crate::status::Role;
 
@@ -28,6 +29,8 @@ pub(super) enum NotBegun {
     Bus(#[from] Unreachable),
     #[error("epoch {0} was used already: the store has lost a term")]
     EpochUsed(u64),
+    #[error("no HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
     #[error("the first commit was not written")]
     NotWritten,
 }
@@ -45,6 +48,11 @@ impl<'d> Reign<'d> {
                 "the store may have lost writes: no quota of a minute is granted until that cannot matter, for 70 seconds"
             );
         }
+        let me = &driver.candidate.holder;
+        let others = TermId::parse(&image.meta.author).is_some_and(|author| author.holder != *me);
+        // A process that is its own coordinator has nobody who could have led instead.
+        let changed = others && driver.post.address.is_some();
+        let alerts = Watch::resume(&image, changed, clock::mono())?;
         let (mut saved, unread) = Saved::read(&image);
         if unread > 0 {
             tracing::warn!(entries = unread, "some of the stored state cannot be read and is left out");
@@ -79,6 +87,8 @@ impl<'d> Reign<'d> {
             renew_at: now.mono,
             scan_at: now.mono,
             beat_at: now.mono,
+            alerts,
+            bus_down: false,
         };
         if takes_over {
             first.entries.extend(reign.ledger.all_entries(now));
@@ -103,7 +113,9 @@ impl<'d> Reign<'d> {
             self.beat_at = now.plus(BEAT);
             self.show();
             let beat = Beat { epoch: self.meta.epoch, rev: self.ledger.rev(), began: self.began };
-            if let Err(error) = self.driver.bus.beat(beat).await {
+            let beaten = self.driver.bus.beat(beat).await;
+            self.bus_down = matches!(beaten, Err(Unreachable::Cut(_) | Unreachable::Silent));
+            if let Err(error) = beaten {
                 tracing::debug!(%error, "nobody hears where the leader stands");
             }
         }

@@ -1,0 +1,229 @@
+//! Alerts: what a leader observes goes into the machine of [`keyfleet_core::alert`], what that changes goes into the
+//! leader's next commit, and what waits in the outbox after that commit goes to receivers.
+//!
+//! So a message is stored before it is sent, and a leader that was fenced off stores none. What is lost with a leader
+//! is at most the knowledge that a message arrived: the next one sends it again, under the same id.
+
+pub(crate) mod notice;
+pub(crate) mod receivers;
+pub(crate) mod sender;
+pub mod view;
+
+use std::time::Duration;
+
+use keyfleet_core::alert::Alerts;
+use keyfleet_core::alert::pipeline::Became;
+use keyfleet_core::alert::seen::{Seen, needs_reports};
+use keyfleet_core::id::{KeyId, Model};
+use keyfleet_core::ledger::{Ledger, Step};
+use keyfleet_core::quota::rules::covers;
+use keyfleet_core::state::Image;
+use keyfleet_core::time::{Mono, Now};
+use keyfleet_service::client::client;
+use keyfleet_service::clock;
+use keyfleet_service::config::Config;
+
+use self::notice::Notice;
+use self::receivers::{Undelivered, deliver};
+use self::sender::{Done, Sender};
+use crate::status::Post;
+
+/// How often rules are looked at; with many keys less often.
+const EVERY: Duration = Duration::from_secs(1);
+const EVERY_OF_MANY: Duration = Duration::from_secs(5);
+const MANY: usize = 2_000;
+/// A new leader has heard every gateway that is at work after this time.
+const SETTLED: Duration = Duration::from_mins(1);
+/// For so long it is news that another leads.
+const NEWS: Duration = Duration::from_mins(1);
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What one term knows of alerts.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) machine: Alerts,
+    sender: Sender,
+    look_at: Mono,
+    began: Mono,
+    /// Another one led before.
+    changed: bool,
+}
+
+impl Watch {
+    /// Goes on where the last leader stopped.
+    pub(crate) fn resume(image: &Image, changed: bool, now: Mono) -> Result<Self, reqwest::Error> {
+        let (machine, unread) = Alerts::restore(image);
+        if unread > 0 {
+            tracing::warn!(
+                entries = unread,
+                "some of what is stored of alerts cannot be read and is left out"
+            );
+        }
+        let sender = Sender::new(client(None, CONNECT)?);
+        Ok(Self { machine, sender, look_at: now, began: now, changed })
+    }
+
+    /// When to call [`Self::look`].
+    pub(crate) fn due(&self) -> Mono {
+        self.look_at
+    }
+
+    /// Looks at everything, if it is time; what follows from it has to be stored.
+    pub(crate) fn look(
+        &mut self,
+        ledger: &mut Ledger,
+        post: &mut Post,
+        config: &Config,
+        bus_down: bool,
+        now: Now,
+    ) -> Option<Step> {
+        if now.mono < self.look_at {
+            return None;
+        }
+        let seen = self.observe(ledger, post, config, bus_down, now);
+        self.look_at = now.mono.plus(if seen.keys > MANY { EVERY_OF_MANY } else { EVERY });
+        let settled = now.mono.since(self.began) >= SETTLED;
+        let known = |rule| settled || !needs_reports(rule);
+        let readings = seen.readings(&config.alerts.thresholds);
+        let before = self.firing();
+        self.machine.tick(readings, known, &config.alerts.policy, now.utc);
+        self.say(&before);
+        self.show(post);
+        self.stored()
+    }
+
+    fn observe(
+        &self,
+        ledger: &mut Ledger,
+        post: &mut Post,
+        config: &Config,
+        bus_down: bool,
+        now: Now,
+    ) -> Seen {
+        let stopped = self
+            .machine
+            .receivers()
+            .filter_map(|(name, receiver)| Some((name.clone(), u32::MAX, receiver.stopped.clone()?)));
+        let waiting = self
+            .machine
+            .outbox()
+            .filter_map(|queued| Some((queued.receiver.clone(), queued.attempts, queued.why.clone()?)));
+        let pool = |model: &Model| -> Vec<&KeyId> {
+            let serve = config.groups.iter().filter(|group| covers(&group.models, model));
+            serve.flat_map(|group| &group.keys).map(|key| &key.id).collect()
+        };
+        let blind = ledger.time(now) < ledger.blind_until();
+        Seen {
+            lost: post.lost(now.mono),
+            leader_changed: self.changed && now.mono.since(self.began) < NEWS,
+            bus_down,
+            store_suspect: blind,
+            config_rejected: post.config_rejected(),
+            failing: stopped.chain(waiting).collect(),
+            ..ledger.observe(|model| pool(model).into_iter(), now)
+        }
+    }
+
+    fn firing(&self) -> Vec<String> {
+        let firing = self.machine.instances().filter(|(_, instance)| instance.fires());
+        firing.map(|(fingerprint, _)| fingerprint.clone()).collect()
+    }
+
+    /// Whoever reads only the log sees alerts there.
+    fn say(&self, before: &[String]) {
+        for (fingerprint, instance) in self.machine.instances() {
+            let fired = before.binary_search(fingerprint).is_ok();
+            let rule = instance.rule.as_str();
+            if instance.fires() && !fired {
+                tracing::warn!(rule, labels = ?instance.labels, "an alert fires: {}", instance.summary);
+            } else if fired && !instance.fires() {
+                tracing::info!(rule, labels = ?instance.labels, "an alert is resolved: {}", instance.summary);
+            }
+        }
+    }
+
+    fn show(&self, post: &Post) {
+        let firing = self.machine.instances().filter(|(_, instance)| instance.fires()).count();
+        let pending = self.machine.instances().filter(|(_, instance)| instance.pends()).count();
+        post.note(|pulse| {
+            pulse.alerts_firing = firing as u64;
+            pulse.alerts_pending = pending as u64;
+            pulse.alerts_waiting = self.machine.outbox().count() as u64;
+        });
+    }
+
+    /// What has changed and is to be stored.
+    pub(crate) fn stored(&mut self) -> Option<Step> {
+        let entries = self.machine.entries();
+        (!entries.is_empty()).then(|| Step { entries, ..Step::default() })
+    }
+
+    /// Hands over what waits. Call it only when everything is stored.
+    pub(crate) fn send(&mut self, config: &Config) {
+        let cluster = cluster(config);
+        for (number, queued) in self.machine.due(clock::utc()) {
+            let to = config.alerts.receivers.iter().find(|receiver| receiver.name == queued.receiver);
+            if let Some(receiver) = to {
+                self.sender.offer(number, receiver, || Notice::of(queued, cluster));
+            }
+        }
+    }
+
+    /// The next attempt that has ended.
+    pub(crate) async fn ended(&mut self) -> Done {
+        self.sender.next().await
+    }
+
+    /// Whether anything is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.sender.is_busy()
+    }
+
+    /// Takes in what became of an attempt; what follows from it has to be stored.
+    pub(crate) fn attempted(&mut self, done: Done, post: &Post) -> Option<Step> {
+        let Done { number, receiver, attempt } = done;
+        let became = self.machine.attempted(number, attempt.clone(), fastrand::u32(..), clock::utc())?;
+        let result = match became {
+            Became::Delivered => "delivered",
+            Became::Waits => "failed",
+            Became::GivenUp => "given_up",
+        };
+        match became {
+            Became::Delivered => tracing::info!(receiver, "an alert was delivered"),
+            Became::Waits => {
+                tracing::warn!(receiver, ?attempt, "an alert was not delivered: it is tried again")
+            }
+            Became::GivenUp => {
+                tracing::error!(receiver, ?attempt, "an alert was not delivered and is given up")
+            }
+        }
+        post.note(|pulse| *pulse.alert_deliveries.entry((receiver, result)).or_default() += 1);
+        self.stored()
+    }
+}
+
+/// What a deployment is called.
+fn cluster(config: &Config) -> &str {
+    config.redis.as_ref().map_or("keyfleet", |redis| redis.key_prefix.as_str())
+}
+
+/// Sends a message to every receiver, or to the one of that name, and says of each what became of it.
+pub async fn test(config: &Config, only: Option<&str>) -> Vec<(String, Result<(), String>)> {
+    let client = match client(None, CONNECT) {
+        Ok(client) => client,
+        Err(error) => return vec![("every receiver".to_owned(), Err(error.to_string()))],
+    };
+    let chosen =
+        config.alerts.receivers.iter().filter(|receiver| only.is_none_or(|only| only == receiver.name));
+    let now_ms = clock::utc().as_ms();
+    let attempts = chosen.map(|receiver| async {
+        let id = format!("test-{:016x}", fastrand::u64(..));
+        let notice = Notice::test(id, cluster(config), now_ms);
+        let delivered = deliver(&client, receiver, &notice, now_ms).await;
+        let result = delivered.map_err(|undelivered| match undelivered {
+            Undelivered::Later { why, .. } | Undelivered::Never { why } => why,
+        });
+        (receiver.name.clone(), result)
+    });
+    futures_util::future::join_all(attempts).await
+}
