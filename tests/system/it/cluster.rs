@@ -2,6 +2,7 @@
 //!
 //! The upstream has no limits of its own here: it counts, and a scenario says what it may have counted.
 
+mod alerts;
 mod alone;
 mod clients;
 mod hot_path;
