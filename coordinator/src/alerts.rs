@@ -7,6 +7,7 @@
 pub(crate) mod notice;
 pub(crate) mod receivers;
 pub(crate) mod sender;
+pub(crate) mod stranded;
 pub mod view;
 
 use std::time::Duration;
@@ -26,7 +27,7 @@ use keyfleet_service::config::Config;
 use self::notice::Notice;
 use self::receivers::{Undelivered, deliver};
 use self::sender::{Done, Sender};
-use crate::status::Post;
+use crate::status::{Post, Pulse};
 
 /// How often rules are looked at; with many keys less often.
 const EVERY: Duration = Duration::from_secs(1);
@@ -59,7 +60,7 @@ impl Watch {
                 "some of what is stored of alerts cannot be read and is left out"
             );
         }
-        let sender = Sender::new(client(None, CONNECT)?);
+        let sender = Sender::new(http()?);
         Ok(Self { machine, sender, look_at: now, began: now, changed })
     }
 
@@ -183,23 +184,33 @@ impl Watch {
     pub(crate) fn attempted(&mut self, done: Done, post: &Post) -> Option<Step> {
         let Done { number, receiver, attempt } = done;
         let became = self.machine.attempted(number, attempt.clone(), fastrand::u32(..), clock::utc())?;
-        let result = match became {
-            Became::Delivered => "delivered",
-            Became::Waits => "failed",
-            Became::GivenUp => "given_up",
-        };
         match became {
             Became::Delivered => tracing::info!(receiver, "an alert was delivered"),
             Became::Waits => {
-                tracing::warn!(receiver, ?attempt, "an alert was not delivered: it is tried again")
+                tracing::warn!(receiver, ?attempt, "an alert was not delivered: it is tried again");
             }
             Became::GivenUp => {
-                tracing::error!(receiver, ?attempt, "an alert was not delivered and is given up")
+                tracing::error!(receiver, ?attempt, "an alert was not delivered and is given up");
             }
         }
-        post.note(|pulse| *pulse.alert_deliveries.entry((receiver, result)).or_default() += 1);
+        post.note(|pulse| counted(pulse, receiver, Some(became)));
         self.stored()
     }
+}
+
+fn http() -> Result<reqwest::Client, reqwest::Error> {
+    client(None, CONNECT)
+}
+
+/// Adds an attempt to the figures.
+fn counted(pulse: &mut Pulse, receiver: String, became: Option<Became>) {
+    let result = match became {
+        Some(Became::Delivered) => "delivered",
+        Some(Became::Waits) => "failed",
+        Some(Became::GivenUp) => "given_up",
+        None => return,
+    };
+    *pulse.alert_deliveries.entry((receiver, result)).or_default() += 1;
 }
 
 /// What a deployment is called.
@@ -209,7 +220,7 @@ fn cluster(config: &Config) -> &str {
 
 /// Sends a message to every receiver, or to the one of that name, and says of each what became of it.
 pub async fn test(config: &Config, only: Option<&str>) -> Vec<(String, Result<(), String>)> {
-    let client = match client(None, CONNECT) {
+    let client = match http() {
         Ok(client) => client,
         Err(error) => return vec![("every receiver".to_owned(), Err(error.to_string()))],
     };

@@ -69,8 +69,16 @@ pub async fn serve(
     let Fabric { bus, witness, store, old, suspect } = fabric;
     let candidate = Candidate::new(store, &post);
     let mut driver = Driver { config, bus, witness, candidate, prober, verdicts, post, old, suspect };
-    while let Some(won) = driver.candidate.win(&shutdown).await {
-        let end = driver.reign(won, &shutdown).await;
+    let stranded = alerts::stranded::tell(driver.config.clone(), driver.post.pulse());
+    tokio::select! {
+        () = lead(&mut driver, &shutdown) => {}
+        never = stranded => match never {},
+    }
+}
+
+async fn lead(driver: &mut Driver, shutdown: &CancellationToken) {
+    while let Some(won) = driver.candidate.win(shutdown).await {
+        let end = driver.reign(won, shutdown).await;
         driver.post.note(|pulse| pulse.role = Role::Unknown);
         match end {
             End::Lost => {}

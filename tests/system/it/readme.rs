@@ -149,6 +149,8 @@ async fn its_configuration_is_good_and_its_options_are_all() {
         "groups",
         "circuit_breaker",
         "monitoring",
+        "alert_thresholds",
+        "alerts",
         "rate_limit",
         "projects",
         "quota",

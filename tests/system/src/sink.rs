@@ -98,7 +98,7 @@ async fn request(wire: &mut BufReader<TcpStream>) -> Option<(String, Value)> {
         match line.split_once(": ") {
             Some((name, value)) if name.eq_ignore_ascii_case("webhook-id") => value.clone_into(&mut id),
             Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                length = value.parse().ok()?
+                length = value.parse().ok()?;
             }
             _ => {}
         }

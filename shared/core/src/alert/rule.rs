@@ -126,18 +126,18 @@ impl Rule {
     pub const fn timing(self) -> Timing {
         let (severity, wait, keep) = match self {
             Self::PoolExhausted => (Severity::Critical, 30, 60),
-            Self::PoolLow | Self::UnhealthyKeys | Self::ErrorRate | Self::ResponseTime => {
-                (Severity::Warning, 60, 60)
-            }
+            Self::PoolLow
+            | Self::UnhealthyKeys
+            | Self::ErrorRate
+            | Self::ResponseTime
+            | Self::DeliveryFailing => (Severity::Warning, 60, 60),
             Self::BreakerOpen => (Severity::Warning, 30, 60),
-            // The upstream has said it once, and nothing but a probe or an operator changes it.
-            Self::KeyDisabled | Self::ReplicaLost => (Severity::Warning, 0, 0),
+            // Facts, which nothing but their end changes.
+            Self::KeyDisabled | Self::ReplicaLost | Self::ConfigRejected => (Severity::Warning, 0, 0),
             Self::LeaderChanged => (Severity::Info, 0, 60),
             Self::StoreUnreachable | Self::BusUnreachable => (Severity::Critical, 10, 30),
             Self::StoreSuspect => (Severity::Critical, 0, 0),
             Self::ExternalUse => (Severity::Warning, 0, 300),
-            Self::ConfigRejected => (Severity::Warning, 0, 0),
-            Self::DeliveryFailing => (Severity::Warning, 60, 60),
         };
         Timing { enabled: true, wait: Duration::from_secs(wait), keep: Duration::from_secs(keep), severity }
     }

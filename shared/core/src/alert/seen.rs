@@ -37,6 +37,7 @@ impl Default for Thresholds {
 
 /// What a leader observes at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Seen {
     /// Models that are asked for.
     pub models: Vec<ModelSeen>,

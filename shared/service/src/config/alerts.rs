@@ -132,16 +132,13 @@ pub(super) fn thresholds(monitoring: &mut Section<'_>) -> Thresholds {
     if in_ms.is_set() && in_seconds.is_set() {
         in_ms.problem("`response_time_secs` is set as well; remove one of the two");
     }
-    let response_time = match in_ms.number(&(1..=3_600_000_u64)) {
-        Some(ms) => {
-            in_ms.show(ms);
-            Duration::from_millis(ms)
-        }
-        None => {
-            let seconds = in_seconds.number(&(0.001..=3_600.0)).unwrap_or(usual.response_time.as_secs_f64());
-            in_seconds.show(seconds);
-            Duration::from_secs_f64(seconds)
-        }
+    let response_time = if let Some(ms) = in_ms.number(&(1..=3_600_000_u64)) {
+        in_ms.show(ms);
+        Duration::from_millis(ms)
+    } else {
+        let seconds = in_seconds.number(&(0.001..=3_600.0)).unwrap_or(usual.response_time.as_secs_f64());
+        in_seconds.show(seconds);
+        Duration::from_secs_f64(seconds)
     };
     s.finish();
     Thresholds { unhealthy_keys, error_rate, response_time }

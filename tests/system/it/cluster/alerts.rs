@@ -16,6 +16,7 @@ async fn cluster(sink: &Sink, group_wait: u64) -> Cluster {
         "alerts": {
             "group_wait_secs": group_wait,
             "group_interval_secs": 1,
+            "rules": {"store_unreachable": {"for_secs": 2, "keep_firing_for_secs": 1}},
             "receivers": [{"name": "sink", "url": sink.url()}],
         },
     });
@@ -186,6 +187,26 @@ async fn lose_nothing_wherever_the_leader_is_killed() {
     }
     let doubles = assert_told_once(&sink, &keys);
     eprintln!("8 kills of the leader: {doubles} messages came twice, under the same id");
+}
+
+/// Without a store nobody leads; whoever led last tells that, and nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tell_once_that_redis_is_away() {
+    let sink = Sink::start().await;
+    let mut cluster = cluster(&sink, 0).await;
+    let of_redis = |status: &str| {
+        let all = sink.messages().into_iter().map(|message| message.body["data"].clone());
+        all.filter(|data| data["rule"] == "store_unreachable" && data["status"] == status).count()
+    };
+    for outage in 1..=2 {
+        cluster.leader().await;
+        cluster.kill(Part::Redis);
+        eventually("it is told", SOON, || async { (of_redis("firing") >= outage).then_some(()) }).await;
+        cluster.restart(Part::Redis).await;
+        eventually("its end is told", SOON, || async { (of_redis("resolved") >= outage).then_some(()) })
+            .await;
+        assert_eq!((of_redis("firing"), of_redis("resolved")), (outage, outage));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

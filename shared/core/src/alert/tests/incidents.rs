@@ -53,10 +53,10 @@ impl Inbox {
             let heard = self.heard.entry(item.labels["of"].clone()).or_default();
             let fires = item.ended.is_none();
             // A message lists all that fires: what is known already is no news.
-            if heard.last() != Some(&fires) {
-                heard.push(fires);
-            } else {
+            if heard.last() == Some(&fires) {
                 assert!(fires, "an end is told once");
+            } else {
+                heard.push(fires);
             }
         }
     }
