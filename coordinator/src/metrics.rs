@@ -109,28 +109,32 @@ impl Figures {
             let help = "Refusals of a quota of which something was left: somebody else uses the project";
             ("external_refusals", help, standing.external_refusals)
         });
-        let help = "Attempts to deliver messages about alerts, by what became of them";
-        let mut family = encoder.encode_descriptor("alert_deliveries", help, None, MetricType::Counter)?;
-        for ((receiver, result), count) in &pulse.alert_deliveries {
-            let labels = [("receiver", receiver.as_str()), ("result", *result)];
-            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
-        }
-        let states = [
-            ("pending", pulse.alerts_pending),
-            ("firing", pulse.alerts_firing),
-            ("undelivered", pulse.alerts_waiting),
-        ];
-        let help = "Alerts that wait to fire and that fire, and messages about them that are not delivered";
-        let mut family = encoder.encode_descriptor("alerts", help, None, MetricType::Gauge)?;
-        for (state, count) in states.into_iter().filter(|_| pulse.role == Role::Leading) {
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
-        }
         for (name, help, value) in counters.into_iter().chain(external) {
             sheet.counter(name, help, value)?;
         }
-        Ok(())
+        encode_alerts(pulse, &mut encoder)
     }
+}
+
+fn encode_alerts(pulse: &Pulse, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let help = "Attempts to deliver messages about alerts, by what became of them";
+    let mut family = encoder.encode_descriptor("alert_deliveries", help, None, MetricType::Counter)?;
+    for ((receiver, result), count) in &pulse.alert_deliveries {
+        let labels = [("receiver", receiver.as_str()), ("result", *result)];
+        ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+    }
+    let states = [
+        ("pending", pulse.alerts_pending),
+        ("firing", pulse.alerts_firing),
+        ("undelivered", pulse.alerts_waiting),
+    ];
+    let help = "Alerts that wait to fire and that fire, and messages about them that are not delivered";
+    let mut family = encoder.encode_descriptor("alerts", help, None, MetricType::Gauge)?;
+    for (state, count) in states.into_iter().filter(|_| pulse.role == Role::Leading) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
+    }
+    Ok(())
 }
 
 fn count(standing: Option<&Standing>, of: impl Fn(&Standing) -> usize) -> Option<u64> {
@@ -227,7 +231,15 @@ mod tests {
 
     #[test]
     fn a_scraper_reads_what_is_known_and_nothing_that_is_not() {
-        let pulse = Pulse { role: Role::Leading, epoch: 7, commits: 12, lost: 6, ..Pulse::default() };
+        let pulse = Pulse {
+            role: Role::Leading,
+            epoch: 7,
+            commits: 12,
+            lost: 6,
+            alerts_firing: 2,
+            alert_deliveries: [(("ops".to_owned(), "failed"), 3)].into(),
+            ..Pulse::default()
+        };
         let lag = Some(Lag { reports: 2, age: Duration::from_millis(250) });
         let figures = Figures {
             pulse,
@@ -253,6 +265,8 @@ mod tests {
             "keyfleet_coordinator_bus_rebuilds_total 5",
             "keyfleet_coordinator_reports_lost_total 6",
             "keyfleet_coordinator_event_lag 2",
+            "keyfleet_coordinator_alerts{state=\"firing\"} 2",
+            "keyfleet_coordinator_alert_deliveries_total{receiver=\"ops\",result=\"failed\"} 3",
             "keyfleet_coordinator_event_age_seconds 0.25",
             "keyfleet_coordinator_config_last_reload_success_timestamp_seconds 1700000000.5",
             "keyfleet_coordinator_config_last_reload_successful 1",

@@ -1,5 +1,6 @@
 //! Reads `alerts`, and where rules fire from `monitoring.alert_thresholds`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keyfleet_core::alert::mute::QuietHours;
@@ -23,7 +24,7 @@ pub(super) fn alerts(s: &mut Section<'_>, thresholds: Thresholds) -> Alerts {
         group_interval: alerts.seconds("group_interval_secs", 0..=DAY, 300),
         repeat_interval: alerts.seconds("repeat_interval_secs", 1..=30 * DAY, 4 * 3_600),
         quiet_hours: quiet_hours(&alerts.field("quiet_hours")),
-        timings: timings(&mut alerts.section("rules")),
+        timings: timings(alerts.section("rules")),
         receivers: receivers.iter().map(|receiver| receiver.name.clone()).collect(),
     };
     alerts.finish();
@@ -94,8 +95,8 @@ fn minute(field: &Field<'_>) -> Option<u16> {
     time().or_else(|| field.expected("a time of the day such as \"22:00\""))
 }
 
-fn timings(rules: &mut Section<'_>) -> std::collections::BTreeMap<Rule, Timing> {
-    let mut timings = std::collections::BTreeMap::new();
+fn timings(mut rules: Section<'_>) -> BTreeMap<Rule, Timing> {
+    let mut timings = BTreeMap::new();
     for rule in Rule::ALL {
         let field = rules.field(rule.as_str());
         if !field.is_set() {
@@ -118,6 +119,7 @@ fn timings(rules: &mut Section<'_>) -> std::collections::BTreeMap<Rule, Timing> 
         own.finish();
         timings.insert(rule, timing);
     }
+    rules.finish();
     timings
 }
 

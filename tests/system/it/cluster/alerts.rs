@@ -24,10 +24,8 @@ async fn cluster(sink: &Sink, group_wait: u64) -> Cluster {
 }
 
 fn leader(part: Part) -> usize {
-    match part {
-        Part::Coordinator(at) => at,
-        other => panic!("{other:?} leads"),
-    }
+    let Part::Coordinator(at) = part else { unreachable!("only coordinators lead") };
+    at
 }
 
 /// What the leader says of alerts.
@@ -56,7 +54,7 @@ async fn breaks(cluster: &Cluster, keys: &[&str]) {
         let all = cluster.coordinator(at).get("/api/v1/keys").await.ok()?.json();
         let all = all["keys"].as_array()?.clone();
         let is_out = |key: &&str| all.iter().any(|k| k["id"] == **key && k["state"] == "disabled");
-        keys.iter().all(|key| is_out(key)).then_some(())
+        keys.iter().all(is_out).then_some(())
     })
     .await;
 }
@@ -83,7 +81,7 @@ async fn until(cluster: &Cluster, key: &str, state: &str) {
 
 /// Nothing is wrong with keys any more, and everybody has been told.
 async fn settled(cluster: &Cluster) {
-    eventually("all is told", Duration::from_secs(60), || async {
+    eventually("all is told", Duration::from_mins(1), || async {
         let all = alerts(cluster).await?;
         let of_rule = |list: &Value| list.as_array().into_iter().flatten().any(|one| one["rule"] == RULE);
         (!of_rule(&all["alerts"]) && !of_rule(&all["outbox"])).then_some(())
@@ -173,7 +171,7 @@ async fn lose_nothing_wherever_the_leader_is_killed() {
             cluster.kill(leader);
             sink.answer(200);
             cluster.restart(leader).await;
-            eventually(&format!("{key} {state} is told"), Duration::from_secs(60), || async {
+            eventually(&format!("{key} {state} is told"), Duration::from_mins(1), || async {
                 let delivered = sink.messages().into_iter().filter(|message| message.status == 200);
                 let alerts = delivered.flat_map(|message| {
                     message.body["data"]["alerts"].as_array().cloned().unwrap_or_default()
