@@ -161,3 +161,16 @@ need_promtool() {
         dpkg-deb -x prometheus_*.deb "$TOOLS/prometheus"
     )
 }
+
+# Sets ALERTMANAGER. The package would have it run as a service, which nobody asked for.
+need_alertmanager() {
+    ALERTMANAGER=$(command -v prometheus-alertmanager || command -v alertmanager || true)
+    if [ -z "$ALERTMANAGER" ]; then
+        system_packages prometheus-alertmanager
+        if command -v systemctl >/dev/null; then
+            systemctl stop prometheus-alertmanager 2>/dev/null || true
+            systemctl disable prometheus-alertmanager
+        fi
+        ALERTMANAGER=$(command -v prometheus-alertmanager)
+    fi
+}

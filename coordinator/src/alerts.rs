@@ -4,6 +4,7 @@
 //! So a message is stored before it is sent, and a leader that was fenced off stores none. What is lost with a leader
 //! is at most the knowledge that a message arrived: the next one sends it again, under the same id.
 
+pub(crate) mod heartbeat;
 pub(crate) mod notice;
 pub(crate) mod receivers;
 pub(crate) mod sender;
@@ -20,12 +21,11 @@ use keyfleet_core::ledger::{Ledger, Step};
 use keyfleet_core::quota::rules::covers;
 use keyfleet_core::state::Image;
 use keyfleet_core::time::{Mono, Now};
-use keyfleet_service::client::client;
 use keyfleet_service::clock;
-use keyfleet_service::config::Config;
+use keyfleet_service::config::{self, Config, Wire};
 
 use self::notice::Notice;
-use self::receivers::{Undelivered, deliver};
+use self::receivers::{client, deliver};
 use self::sender::{Done, Sender};
 use crate::status::{Post, Pulse};
 
@@ -37,7 +37,8 @@ const MANY: usize = 2_000;
 const SETTLED: Duration = Duration::from_mins(1);
 /// For so long it is news that another leads.
 const NEWS: Duration = Duration::from_mins(1);
-const CONNECT: Duration = Duration::from_secs(5);
+/// What stands for the name of a receiver.
+const HEARTBEAT: &str = "heartbeat_url";
 
 /// What one term knows of alerts.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Watch {
                 "some of what is stored of alerts cannot be read and is left out"
             );
         }
-        let sender = Sender::new(http()?);
+        let sender = Sender::new(client()?);
         Ok(Self { machine, sender, look_at: now, began: now, changed })
     }
 
@@ -89,7 +90,7 @@ impl Watch {
         let before = self.firing();
         self.machine.tick(readings, known, &config.alerts.policy, now.utc);
         self.say(&before);
-        self.show(post);
+        self.show(post, config);
         self.stored()
     }
 
@@ -143,13 +144,19 @@ impl Watch {
         }
     }
 
-    fn show(&self, post: &Post) {
+    fn show(&self, post: &Post, config: &Config) {
         let firing = self.machine.instances().filter(|(_, instance)| instance.fires()).count();
         let pending = self.machine.instances().filter(|(_, instance)| instance.pends()).count();
         post.note(|pulse| {
             pulse.alerts_firing = firing as u64;
             pulse.alerts_pending = pending as u64;
             pulse.alerts_waiting = self.machine.outbox().count() as u64;
+            // A series that begins with its first failure has no rate.
+            for receiver in &config.alerts.receivers {
+                for became in [Became::Delivered, Became::Waits, Became::GivenUp] {
+                    pulse.alert_deliveries.entry((receiver.name.clone(), result(became))).or_default();
+                }
+            }
         });
     }
 
@@ -193,48 +200,57 @@ impl Watch {
                 tracing::error!(receiver, ?attempt, "an alert was not delivered and is given up");
             }
         }
-        post.note(|pulse| counted(pulse, receiver, Some(became)));
+        post.note(|pulse| counted(pulse, receiver, became));
         self.stored()
     }
 }
 
-fn http() -> Result<reqwest::Client, reqwest::Error> {
-    client(None, CONNECT)
+/// Adds an attempt to the figures.
+fn counted(pulse: &mut Pulse, receiver: String, became: Became) {
+    *pulse.alert_deliveries.entry((receiver, result(became))).or_default() += 1;
 }
 
-/// Adds an attempt to the figures.
-fn counted(pulse: &mut Pulse, receiver: String, became: Option<Became>) {
-    let result = match became {
-        Some(Became::Delivered) => "delivered",
-        Some(Became::Waits) => "failed",
-        Some(Became::GivenUp) => "given_up",
-        None => return,
-    };
-    *pulse.alert_deliveries.entry((receiver, result)).or_default() += 1;
+/// The word in figures.
+fn result(became: Became) -> &'static str {
+    match became {
+        Became::Delivered => "delivered",
+        Became::Waits => "failed",
+        Became::GivenUp => "given_up",
+    }
 }
 
 /// What a deployment is called.
-fn cluster(config: &Config) -> &str {
+pub fn cluster(config: &Config) -> &str {
     config.redis.as_ref().map_or("keyfleet", |redis| redis.key_prefix.as_str())
 }
 
-/// Sends a message to every receiver, or to the one of that name, and says of each what became of it.
-pub async fn test(config: &Config, only: Option<&str>) -> Vec<(String, Result<(), String>)> {
-    let client = match http() {
+/// Sends a message to every receiver, whatever it wants to hear, and a heartbeat; or to the one of that name. Says of
+/// each what became of it.
+pub async fn test(
+    alerts: &config::Alerts,
+    cluster: &str,
+    only: Option<&str>,
+) -> Vec<(String, Result<(), String>)> {
+    let client = match client() {
         Ok(client) => client,
         Err(error) => return vec![("every receiver".to_owned(), Err(error.to_string()))],
     };
-    let chosen =
-        config.alerts.receivers.iter().filter(|receiver| only.is_none_or(|only| only == receiver.name));
+    let is_chosen = |name: &str| only.is_none_or(|only| only == name);
+    let chosen = alerts.receivers.iter().filter(|receiver| is_chosen(&receiver.name));
     let now_ms = clock::utc().as_ms();
     let attempts = chosen.map(|receiver| async {
-        let id = format!("test-{:016x}", fastrand::u64(..));
-        let notice = Notice::test(id, cluster(config), now_ms);
-        let delivered = deliver(&client, receiver, &notice, now_ms).await;
-        let result = delivered.map_err(|undelivered| match undelivered {
-            Undelivered::Later { why, .. } | Undelivered::Never { why } => why,
-        });
-        (receiver.name.clone(), result)
+        let notice = Notice::test(format!("test-{:016x}", fastrand::u64(..)), cluster, now_ms);
+        let mut told = deliver(&client, receiver, &notice, now_ms).await;
+        // Those that keep what they are told as an incident are also told that it is over.
+        if told.is_ok() && matches!(receiver.wire, Wire::PagerDuty { .. } | Wire::Alertmanager { .. }) {
+            told = deliver(&client, receiver, &notice.over(now_ms), now_ms).await;
+        }
+        (receiver.name.clone(), told.map_err(|undelivered| undelivered.why().to_owned()))
     });
-    futures_util::future::join_all(attempts).await
+    let mut tried = futures_util::future::join_all(attempts).await;
+    if let Some(url) = alerts.heartbeat_url.as_ref().filter(|_| is_chosen(HEARTBEAT)) {
+        let told = receivers::heartbeat(&client, url).await;
+        tried.push((HEARTBEAT.to_owned(), told.map_err(|undelivered| undelivered.why().to_owned())));
+    }
+    tried
 }

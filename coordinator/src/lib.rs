@@ -78,7 +78,11 @@ pub async fn serve(
 
 async fn lead(driver: &mut Driver, shutdown: &CancellationToken) {
     while let Some(won) = driver.candidate.win(shutdown).await {
-        let end = driver.reign(won, shutdown).await;
+        let beating = alerts::heartbeat::beat(driver.config.clone());
+        let end = tokio::select! {
+            end = driver.reign(won, shutdown) => end,
+            never = beating => match never {},
+        };
         driver.post.note(|pulse| pulse.role = Role::Unknown);
         match end {
             End::Lost => {}

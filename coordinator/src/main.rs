@@ -111,7 +111,8 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     let (config, in_force) = watch::channel(first.clone());
     let (reloads, reloaded) = watch::channel(Reloads::new(clock::utc()));
     let (desk, post) = status::desk(address.clone());
-    let follow = follow::follow(sources, loaded.inputs, config, reloads, desk.clone(), shutdown.soft().clone());
+    let follow =
+        follow::follow(sources, loaded.inputs, config, reloads, desk.clone(), shutdown.soft().clone());
     shutdown.spawn_critical("configuration", follow);
 
     let bus = connect::nats(nats, "keyfleet-coordinator").await.map_err(io::Error::other)?;

@@ -112,29 +112,24 @@ impl Figures {
         for (name, help, value) in counters.into_iter().chain(external) {
             sheet.counter(name, help, value)?;
         }
-        encode_alerts(pulse, &mut encoder)
+        tell_alerts(pulse, sheet)
     }
 }
 
-fn encode_alerts(pulse: &Pulse, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+fn tell_alerts(pulse: &Pulse, sheet: &mut Sheet<'_>) -> Written {
     let help = "Attempts to deliver messages about alerts, by what became of them";
-    let mut family = encoder.encode_descriptor("alert_deliveries", help, None, MetricType::Counter)?;
-    for ((receiver, result), count) in &pulse.alert_deliveries {
-        let labels = [("receiver", receiver.as_str()), ("result", *result)];
-        ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
-    }
+    let deliveries = pulse.alert_deliveries.iter().map(|((receiver, result), count)| {
+        ([("receiver", receiver.clone()), ("result", (*result).to_owned())], counter(*count))
+    });
+    sheet.family("alert_deliveries", help, deliveries)?;
     let states = [
         ("pending", pulse.alerts_pending),
         ("firing", pulse.alerts_firing),
         ("undelivered", pulse.alerts_waiting),
     ];
     let help = "Alerts that wait to fire and that fire, and messages about them that are not delivered";
-    let mut family = encoder.encode_descriptor("alerts", help, None, MetricType::Gauge)?;
-    for (state, count) in states.into_iter().filter(|_| pulse.role == Role::Leading) {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
-    }
-    Ok(())
+    let states = states.into_iter().filter(|_| pulse.role == Role::Leading);
+    sheet.family("alerts", help, states.map(|(state, count)| ([("state", state)], gauge(count))))
 }
 
 fn count(standing: Option<&Standing>, of: impl Fn(&Standing) -> usize) -> Option<u64> {

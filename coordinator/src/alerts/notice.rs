@@ -90,18 +90,25 @@ impl Notice {
             summary: "an operator asked for this message".to_owned(),
             advice: "Nothing: alerts reach this receiver.".to_owned(),
             value: None,
-            status: Status::Resolved,
+            status: Status::Firing,
             started_ms: now_ms,
-            ended_ms: Some(now_ms),
+            ended_ms: None,
         };
         Self {
             id,
             rule: "test".to_owned(),
             title: "A test of this receiver".to_owned(),
             severity: Severity::Info,
-            status: Status::Resolved,
+            status: Status::Firing,
             alerts: vec![item],
             cluster: cluster.to_owned(),
         }
+    }
+
+    /// The same, over by now.
+    pub(crate) fn over(&self, now_ms: i64) -> Self {
+        let end = |item: &Item| Item { status: Status::Resolved, ended_ms: Some(now_ms), ..item.clone() };
+        let alerts = self.alerts.iter().map(end).collect();
+        Self { id: format!("{}-over", self.id), status: Status::Resolved, alerts, ..self.clone() }
     }
 }

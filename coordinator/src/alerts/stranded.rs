@@ -10,8 +10,9 @@ use keyfleet_service::config::Config;
 use tokio::sync::watch;
 
 use super::notice::Notice;
+use super::receivers::client;
 use super::sender::{Done, Sender};
-use super::{EVERY, cluster, counted, http};
+use super::{EVERY, cluster, counted};
 use crate::status::{Pulse, Role};
 
 /// Tells it for as long as it is polled.
@@ -19,7 +20,7 @@ pub(crate) async fn tell(
     config: watch::Receiver<Arc<Config>>,
     pulse: Arc<watch::Sender<Pulse>>,
 ) -> Infallible {
-    let mut sender = match http() {
+    let mut sender = match client() {
         Ok(client) => Sender::new(client),
         Err(error) => {
             tracing::error!(%error, "nobody is told when Redis is away: there is no HTTP client");
@@ -32,7 +33,9 @@ pub(crate) async fn tell(
         tokio::select! {
             Done { number, receiver, attempt } = sender.next() => {
                 let became = machine.attempted(number, attempt, fastrand::u32(..), clock::utc());
-                pulse.send_modify(|pulse| counted(pulse, receiver, became));
+                if let Some(became) = became {
+                    pulse.send_modify(|pulse| counted(pulse, receiver, became));
+                }
             }
             () = tokio::time::sleep(EVERY) => {}
         }

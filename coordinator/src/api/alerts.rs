@@ -121,7 +121,8 @@ async fn lead(api: &Api, wish: Wish, by: String) -> Response {
 /// Any coordinator can: they have the same receivers.
 async fn test(api: &Api, only: Option<&str>) -> Response {
     let config = api.config.borrow().clone();
-    let results = coordinator::alerts::test(&config, only).await;
+    let cluster = coordinator::alerts::cluster(&config);
+    let results = coordinator::alerts::test(&config.alerts, cluster, only).await;
     if results.is_empty() {
         return refuse(
             StatusCode::NOT_FOUND,

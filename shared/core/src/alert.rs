@@ -51,8 +51,37 @@ pub struct Policy {
     pub quiet_hours: Option<QuietHours>,
     /// How long each rule waits, and how bad it is.
     pub timings: BTreeMap<Rule, Timing>,
-    /// Who is told, by name.
-    pub receivers: Vec<String>,
+    /// Who is told.
+    pub receivers: Vec<Recipient>,
+}
+
+/// Who is told, and of what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    /// A name that no other has.
+    pub name: String,
+    /// How bad it has to be; empty: whatever it is.
+    pub severities: Vec<Severity>,
+    /// Of which rules; empty: of all.
+    pub rules: Vec<Rule>,
+    /// Also of an end.
+    pub send_resolved: bool,
+    /// Also in quiet hours.
+    pub ignore_quiet_hours: bool,
+}
+
+impl Recipient {
+    /// One that is told everything, except in quiet hours.
+    pub fn named(name: impl Into<String>) -> Self {
+        let (severities, rules) = (Vec::new(), Vec::new());
+        Self { name: name.into(), severities, rules, send_resolved: true, ignore_quiet_hours: false }
+    }
+
+    /// Whether it is told of a rule at all.
+    pub fn wants(&self, rule: Rule, severity: Severity) -> bool {
+        (self.severities.is_empty() || self.severities.contains(&severity))
+            && (self.rules.is_empty() || self.rules.contains(&rule))
+    }
 }
 
 impl Default for Policy {

@@ -17,6 +17,7 @@ mod place;
 mod print;
 mod problem;
 mod reader;
+mod receivers;
 mod redis;
 mod schema;
 mod server;
@@ -39,7 +40,7 @@ pub use problem::{EXIT_CODE, Problem, Problems};
 pub use schema::{
     Alerts, AuthMode, Bare429, Client, Config, Coordinator, Failure, Group, IpNet, Key, LimitRule,
     Monitoring, Nats, NatsLogin, OtlpProtocol, Project, Quota, RateLimit, Receiver, Redis, Secret, Server,
-    SessionAffinity, Telemetry, WhenUnleased,
+    SessionAffinity, SigningKey, Telemetry, WhenUnleased, Wire,
 };
 
 use groups::Seen;

@@ -3,6 +3,7 @@
 
 mod aborted;
 mod cluster;
+mod heartbeat;
 mod lifecycle;
 mod metrics;
 mod outcomes;

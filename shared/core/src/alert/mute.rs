@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use super::pipeline::is_quiet;
 use super::stored::Place;
 use super::{Alerts, Instance, Labels, MAX_SILENCES, Policy, Rule, Severity};
 use crate::time::Utc;
@@ -144,8 +145,21 @@ impl Alerts {
         self.instances.values().filter(explains).collect()
     }
 
-    /// Why nobody is told of an instance now, if that is so; `strong` is what [`Self::strong`] gave.
+    /// Why nobody is told of an instance now, but those who are told at any time, if that is so; `strong` is what
+    /// [`Self::strong`] gave.
     pub fn muted(
+        &self,
+        instance: &Instance,
+        strong: &[&Instance],
+        policy: &Policy,
+        now: Utc,
+    ) -> Option<&'static str> {
+        let quiet = is_quiet(instance.rule, policy, now).then_some("quiet_hours");
+        self.hushed(instance, strong, policy, now).or(quiet)
+    }
+
+    /// Why nobody at all is told of it.
+    pub(super) fn hushed(
         &self,
         instance: &Instance,
         strong: &[&Instance],
@@ -163,8 +177,6 @@ impl Alerts {
             Some("silenced")
         } else if explained {
             Some("inhibited")
-        } else if severity < Severity::Critical && policy.quiet_hours.as_ref().is_some_and(|q| q.holds(now)) {
-            Some("quiet_hours")
         } else {
             None
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::stored::Place;
-use super::{Alerts, Instance, Labels, Policy, Rule, Severity, digest};
+use super::{Alerts, Instance, Labels, Policy, Recipient, Rule, Severity, digest};
 use crate::time::Utc;
 
 /// A message that could not be delivered for so long is given up.
@@ -144,7 +144,7 @@ impl Alerts {
             let of_rule =
                 self.instances.iter().filter(|(_, instance)| instance.rule == rule && instance.fires());
             let firing: BTreeMap<String, bool> = of_rule
-                .map(|(name, instance)| (name.clone(), self.muted(instance, &strong, policy, now).is_none()))
+                .map(|(name, instance)| (name.clone(), self.hushed(instance, &strong, policy, now).is_none()))
                 .collect();
             for receiver in &policy.receivers {
                 self.spread_to(rule, receiver, &firing, policy, now);
@@ -156,11 +156,12 @@ impl Alerts {
     fn spread_to(
         &mut self,
         rule: Rule,
-        receiver: &str,
+        to: &Recipient,
         firing: &BTreeMap<String, bool>,
         policy: &Policy,
         now: Utc,
     ) {
+        let receiver = to.name.as_str();
         let place = (rule, receiver.to_owned());
         let known = self.groups.get(&place);
         if known.is_none() && !firing.values().any(|loud| *loud) {
@@ -175,7 +176,11 @@ impl Alerts {
                 .get(name)
                 .is_some_and(|i| i.labels.get("receiver").is_some_and(|of| of == receiver))
         };
-        let loud = firing.iter().filter(|(name, loud)| **loud && !of_itself(name));
+        let is_wanted = to.wants(rule, policy.timing(rule).severity);
+        let loud = firing.iter().filter(|(name, loud)| **loud && is_wanted && !of_itself(name));
+        if !to.send_resolved {
+            group.told.retain(|name| firing.contains_key(name));
+        }
         let news = News {
             firing: loud.map(|(name, _)| name.clone()).collect(),
             over: group.told.iter().filter(|name| !firing.contains_key(*name)).cloned().collect(),
@@ -190,7 +195,11 @@ impl Alerts {
             now >= group.last.map_or(first, |last| first.max(last.plus(policy.group_interval)))
         });
         let stopped = self.receivers.get(receiver).is_some_and(|known| known.stopped.is_some());
-        if due && group.under_way.is_none() && !stopped && !is_quiet(rule, policy, now) {
+        if due
+            && group.under_way.is_none()
+            && !stopped
+            && (to.ignore_quiet_hours || !is_quiet(rule, policy, now))
+        {
             group.since = None;
             group.last = Some(now);
             group.under_way = Some(self.send(rule, receiver, &news, policy, now));
@@ -322,7 +331,7 @@ impl Alerts {
 
     /// Forgets receivers that the configuration does not name any more.
     fn drop_strangers(&mut self, policy: &Policy) {
-        let is_gone = |receiver: &String| !policy.receivers.contains(receiver);
+        let is_gone = |receiver: &String| !policy.receivers.iter().any(|known| known.name == *receiver);
         let groups = self.groups.extract_if(.., |(_, receiver), _| is_gone(receiver));
         self.touched.extend(groups.map(|((rule, receiver), _)| Place::Group(rule, receiver)));
         let outbox = self.outbox.extract_if(.., |_, queued| is_gone(&queued.receiver));
@@ -332,7 +341,7 @@ impl Alerts {
 }
 
 /// Whether messages of a rule wait for the morning: those of an end as well.
-fn is_quiet(rule: Rule, policy: &Policy, now: Utc) -> bool {
+pub(super) fn is_quiet(rule: Rule, policy: &Policy, now: Utc) -> bool {
     policy.timing(rule).severity < Severity::Critical
         && policy.quiet_hours.as_ref().is_some_and(|hours| hours.holds(now))
 }

@@ -39,7 +39,7 @@ fn told(queued: &Queued) -> Told {
 
 impl Bench {
     pub(super) fn new() -> Self {
-        let mut policy = Policy { receivers: vec!["a".to_owned()], ..Policy::default() };
+        let mut policy = Policy { receivers: vec![Recipient::named("a")], ..Policy::default() };
         for rule in Rule::ALL {
             let timing = Timing { wait: 10 * SECOND, keep: 10 * SECOND, ..rule.timing() };
             policy.timings.insert(rule, timing);
@@ -192,7 +192,7 @@ fn what_still_fires_is_told_again_after_hours() {
 #[test]
 fn a_receiver_that_is_away_hears_everything_in_order_and_costs_one_message() {
     let mut bench = Bench::new();
-    bench.policy.receivers.push("b".to_owned());
+    bench.policy.receivers.push(Recipient::named("b"));
     bench.set(RULE, "x", true);
     let mut attempts = 0;
     let later = Attempt::Later { after: None, why: "away".to_owned() };

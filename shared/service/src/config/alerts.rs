@@ -9,55 +9,27 @@ use keyfleet_core::alert::{Policy, Rule, Severity, Timing};
 
 use super::print::quoted;
 use super::reader::{Field, Section};
-use super::schema::{Alerts, Receiver, Secret};
-use super::server::label;
+use super::receivers;
+use super::schema::Alerts;
 
 const DAY: u64 = 86_400;
-const SEVERITIES: [(&str, Severity); 3] =
+pub(super) const SEVERITIES: [(&str, Severity); 3] =
     [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
 
 pub(super) fn alerts(s: &mut Section<'_>, thresholds: Thresholds) -> Alerts {
     let mut alerts = s.section("alerts");
-    let receivers = receivers(&alerts.field("receivers"));
+    let (recipients, receivers) = receivers::read(&alerts.field("receivers")).into_iter().unzip();
     let policy = Policy {
         group_wait: alerts.seconds("group_wait_secs", 0..=DAY, 30),
         group_interval: alerts.seconds("group_interval_secs", 0..=DAY, 300),
         repeat_interval: alerts.seconds("repeat_interval_secs", 1..=30 * DAY, 4 * 3_600),
         quiet_hours: quiet_hours(&alerts.field("quiet_hours")),
         timings: timings(alerts.section("rules")),
-        receivers: receivers.iter().map(|receiver| receiver.name.clone()).collect(),
+        receivers: recipients,
     };
+    let heartbeat_url = receivers::url(&mut alerts, "heartbeat_url");
     alerts.finish();
-    Alerts { policy, thresholds, receivers }
-}
-
-fn receivers(list: &Field<'_>) -> Vec<Receiver> {
-    let mut receivers: Vec<Receiver> = Vec::new();
-    for entry in list.elements() {
-        let Some(mut s) = entry.entry() else { continue };
-        let name = s.field("name");
-        let named = label(&name);
-        let url = s.shown_secret("url");
-        s.finish();
-        match (named, url) {
-            (Some(named), _) if receivers.iter().any(|known| known.name == named) => {
-                name.problem("another receiver has this name; choose another");
-            }
-            (Some(named), Some((url, field))) => {
-                name.show(quoted(&named));
-                if field.url(url.expose(), &["https", "http"]).is_some() {
-                    receivers.push(Receiver { name: named, url: Secret::new(url.expose()) });
-                }
-            }
-            (None, _) if !name.is_set() => entry.problem("`name` is missing; add it"),
-            (_, None) if !entry.has_mistake() => entry.problem("`url` is missing; add it, or `url_file`"),
-            _ => {}
-        }
-    }
-    if !list.is_set() {
-        list.show("[]");
-    }
-    receivers
+    Alerts { policy, thresholds, receivers, heartbeat_url }
 }
 
 fn quiet_hours(field: &Field<'_>) -> Option<QuietHours> {

@@ -107,8 +107,11 @@ pub(super) fn from_variables(
     }
 }
 
-/// The keys of a file: one per line, comments after `#`.
-fn lines<'t>(content: &'t str, file: &'t std::path::Path) -> impl Iterator<Item = (Origin, String)> + 't {
+/// The secrets of a file: one per line, comments after `#`.
+pub(super) fn lines<'t>(
+    content: &'t str,
+    file: &'t std::path::Path,
+) -> impl Iterator<Item = (Origin, String)> + 't {
     let name: std::sync::Arc<str> = file.display().to_string().into();
     content.lines().enumerate().filter_map(move |(i, line)| {
         let key = line.split_once(" #").map_or(line, |(key, _)| key).trim();

@@ -1,5 +1,7 @@
 //! The one schema that every program reads, as domain types: what is in here has been validated.
 
+mod alerts;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -7,6 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyfleet_core::id::{Group as GroupName, KeyId, Model, ProjectId};
+
+pub use alerts::{Alerts, Receiver, SigningKey, Wire};
 
 /// A secret of the configuration: compares, hashes and exposes, but never prints.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -382,24 +386,4 @@ pub enum OtlpProtocol {
     Http,
     /// OTLP over gRPC.
     Grpc,
-}
-
-/// `alerts`, and `monitoring.alert_thresholds`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Alerts {
-    /// When receivers are told
-    pub policy: keyfleet_core::alert::Policy,
-    /// Where rules fire
-    pub thresholds: keyfleet_core::alert::seen::Thresholds,
-    /// `receivers`: who is told
-    pub receivers: Vec<Receiver>,
-}
-
-/// An element of `alerts.receivers`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receiver {
-    /// `name`
-    pub name: String,
-    /// `url`, or the content of `url_file`
-    pub url: Secret,
 }

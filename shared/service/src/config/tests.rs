@@ -3,6 +3,7 @@ mod cluster;
 mod limits;
 mod mistakes;
 mod printing;
+mod receivers;
 
 use std::fs;
 

@@ -17,7 +17,7 @@ async fn cluster(sink: &Sink, group_wait: u64) -> Cluster {
             "group_wait_secs": group_wait,
             "group_interval_secs": 1,
             "rules": {"store_unreachable": {"for_secs": 2, "keep_firing_for_secs": 1}},
-            "receivers": [{"name": "sink", "url": sink.url()}],
+            "receivers": [{"name": "sink", "type": "webhook", "url": sink.url()}],
         },
     });
     Cluster::start(World::pool(6, 1), ClusterOptions::new(config)).await

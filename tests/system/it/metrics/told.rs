@@ -33,6 +33,7 @@ async fn busy() -> (Cluster, [Figures; 3]) {
         "server": {"clients": [{"name": "a", "token": TOKEN}]},
         "rate_limit": {"requests_per_minute": 1_000},
         "limits": [{"models": "*", "rpm": 1_000, "tpm": 1_000_000}],
+        "alerts": {"receivers": [{"name": "nobody", "type": "webhook", "url": "http://127.0.0.1:9"}]},
     });
     let cluster = Cluster::start(World::pool(3, 1), ClusterOptions::new(config).gateways(1)).await;
     let Part::Coordinator(leader) = cluster.leader().await else { unreachable!("only coordinators lead") };

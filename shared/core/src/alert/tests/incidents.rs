@@ -119,7 +119,7 @@ proptest! {
         story in prop::collection::vec(happens(), 1..60),
     ) {
         let mut bench = Bench::new();
-        bench.policy.receivers.push("b".to_owned());
+        bench.policy.receivers.push(Recipient::named("b"));
         bench.policy.repeat_interval = Duration::from_hours(1_000);
         let mut world = World { bench, inboxes: BTreeMap::new(), kills: 0 };
         for happens in &story {

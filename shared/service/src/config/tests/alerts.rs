@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyfleet_core::alert::{Rule, Severity, Timing};
+use keyfleet_core::alert::{Recipient, Rule, Severity, Timing};
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn alerts_are_as_the_file_says() {
     pool_low: {for_secs: 5, severity: critical}
     replica_lost: {enabled: no}
   receivers:
-    - {name: ops, url: \"https://hooks.example/s3cr3t\"}
+    - {name: ops, type: slack, url: \"https://hooks.example/s3cr3t\"}
 monitoring:
   alert_thresholds: {unhealthy_keys: 1, error_rate: 0.25, response_time_secs: 2.5}
 ",
@@ -37,7 +37,7 @@ monitoring:
     };
     assert_eq!(policy.timing(Rule::PoolLow), low);
     assert!(!policy.timing(Rule::ReplicaLost).enabled && policy.timing(Rule::KeyDisabled).enabled);
-    assert_eq!(policy.receivers, ["ops"]);
+    assert_eq!(policy.receivers, [Recipient::named("ops")]);
     assert_eq!(thresholds.unhealthy_keys, 1);
     assert_eq!((thresholds.error_rate, thresholds.response_time), (0.25, Duration::from_millis(2_500)));
     assert!(!format!("{config:?}").contains("s3cr3t"));
@@ -52,7 +52,7 @@ fn mistakes_about_alerts_are_all_told() {
     pool_lo: {}
     pool_low: {for: 5}
   receivers:
-    - {name: ops, url: \"ftp://hooks.example\"}
+    - {name: ops, type: slack, url: \"ftp://hooks.example\"}
     - {url: \"https://hooks.example\"}
 monitoring: {alert_thresholds: {response_time_secs: 1, response_time_ms: 1000}}
 ",
@@ -62,7 +62,7 @@ monitoring: {alert_thresholds: {response_time_secs: 1, response_time_ms: 1000}}
         "alerts.quiet_hours.from: wrong value; give a time of the day such as \"22:00\"",
         "alerts.rules.pool_lo: unknown field; did you mean `pool_low`?",
         "alerts.rules.pool_low.for: unknown field",
-        "alerts.receivers[0].url: wrong value; give a URL that begins with https:// or http://",
+        "alerts.receivers[0].url: wrong value; give a URL that begins with http:// or https://",
         "alerts.receivers[1]: `name` is missing; add it",
         "response_time_ms: `response_time_secs` is set as well; remove one of the two",
     ] {
