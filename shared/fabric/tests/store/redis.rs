@@ -176,7 +176,9 @@ async fn all_keys_of_a_partition_have_its_tag() {
     let answer = server.ask("KEYS *");
     let mut keys: Vec<&str> = answer.lines().filter(|line| line.contains("v1:")).collect();
     keys.sort_unstable();
-    let names = ["accounts", "blocks", "heard", "keys", "limits", "lock", "meta", "out", "owners", "totals"];
+    let names = [
+        "accounts", "alerts", "blocks", "heard", "keys", "limits", "lock", "meta", "out", "owners", "totals",
+    ];
     let tagged = ["gemini:v1:{7}", "keyfleet:v1:{0}", "v1:{1}"]
         .iter()
         .flat_map(|start| names.iter().map(move |name| format!("{start}:{name}")));
