@@ -306,12 +306,8 @@ impl Grantor {
             .collect();
         let ahead = share(&aheads, rest, self.turn);
         self.turn = self.turn.wrapping_add(1);
-        for (place, (asker, want)) in wants.iter().enumerate() {
+        for (place, (asker, _)) in wants.iter().enumerate() {
             let size = needed[place] + ahead[place];
-            if needed[place] < want.need {
-                let retry_ms = millis(returns.max(LEAST_RETRY));
-                replies[*asker].refusals.push(Refusal { bucket: bucket.clone(), retry_ms });
-            }
             if size > 0 {
                 let lot = self.open_lot(bucket, size, &requests[*asker], now);
                 // The other half is for telling that a probe has begun, however often that gets lost.
@@ -320,9 +316,19 @@ impl Grantor {
                 replies[*asker].grants.push(Grant { bucket: bucket.clone(), lot, size, life_ms });
             }
         }
-        if needed != needs {
-            self.refuse(bucket, limit);
+        if needed == needs {
+            return;
         }
+        // What was granted just now comes back like everything else.
+        let left = self.accounts.get(bucket).filter(|_| needed.iter().any(|size| *size > 0));
+        let returns = left.map_or(returns, |account| account.returns_in(&self.terms, now));
+        let retry_ms = millis(returns.max(LEAST_RETRY));
+        for ((asker, _), _) in
+            wants.iter().zip(needed.iter().zip(&needs)).filter(|(_, (got, need))| got < need)
+        {
+            replies[*asker].refusals.push(Refusal { bucket: bucket.clone(), retry_ms });
+        }
+        self.refuse(bucket, limit);
     }
 
     fn refuse(&mut self, bucket: &Bucket, limit: u64) {
