@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use keyfleet_core::id::{KeyId, Model};
 use keyfleet_core::outcome::{Cause, Outcome};
+use keyfleet_core::time::Utc;
 use keyfleet_core::trace::{SpanId, TraceId, TraceParent};
 use keyfleet_service::clock;
 use keyfleet_service::logging::Line;
@@ -229,7 +230,7 @@ impl Trail {
             error: self.error.take(),
             bytes: self.bytes,
             took,
-            at_ms: clock::utc().as_ms(),
+            at: clock::utc(),
         }));
     }
 
@@ -277,7 +278,7 @@ struct Ended {
     error: Option<String>,
     bytes: u64,
     took: Duration,
-    at_ms: i64,
+    at: Utc,
 }
 
 impl Line for Ended {
@@ -324,7 +325,7 @@ impl Ended {
     /// For machines.
     fn json(&self) -> String {
         let mut line = String::with_capacity(512);
-        let _ = write!(line, r#"{{"time_ms":{},"level":"INFO","message":"request","id":"#, self.at_ms);
+        let _ = write!(line, r#"{{"timestamp":"{:.3}","level":"INFO","message":"request","id":"#, self.at);
         quote(&mut line, &self.clean(&self.id));
         if let Some(trace) = self.trace {
             let _ = write!(line, r#","trace_id":"{trace}""#);

@@ -78,10 +78,11 @@ impl Utc {
 }
 
 impl fmt::Display for Utc {
-    /// To the second, as RFC 3339 has it.
+    /// As RFC 3339 has it, to the second or to so many digits behind it as the precision says.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Timestamp::from_second(self.0.div_euclid(1_000)) {
-            Ok(at) => write!(f, "{at}"),
+        let digits = f.precision().unwrap_or(0);
+        match Timestamp::from_millisecond(self.0) {
+            Ok(at) => write!(f, "{at:.digits$}"),
             Err(_) => f.write_str("never"),
         }
     }
