@@ -9,6 +9,7 @@ use keyfleet_core::message::Subject;
 use keyfleet_core::quota::{Bucket, Dimension};
 use keyfleet_service::exposition::{Sheet, Written, counter, gauge};
 use keyfleet_service::follow::Reloads;
+use keyfleet_service::telemetry;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -112,6 +113,7 @@ impl Figures {
         for (name, help, value) in counters.into_iter().chain(external) {
             sheet.counter(name, help, value)?;
         }
+        telemetry::tell(sheet)?;
         tell_alerts(pulse, sheet)
     }
 }

@@ -10,6 +10,7 @@ use keyfleet_core::quota::Dimension;
 use keyfleet_service::exposition::{Sheet, Written, counter, gauge};
 use keyfleet_service::follow::Reloads;
 use keyfleet_service::reach::Reach;
+use keyfleet_service::telemetry;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
@@ -209,6 +210,7 @@ impl Readings {
         sheet.counter("coalesced_reports", help, self.coalesced_reports)?;
         let help = "Log lines lost: their reader is slow or gone";
         sheet.counter("dropped_log_lines", help, self.dropped_lines)?;
+        telemetry::tell(sheet)?;
         sheet.fraction("state_age_seconds", "Since a leader was last heard; -1: never", self.state_age)?;
         let help = "The last decision about keys that this gateway follows; 0: none";
         sheet.gauge("state_revision", help, self.state_revision)?;

@@ -2,7 +2,7 @@
 //!
 //! Which traces are kept is decided where they begin ([`Telemetry::samples`]). Whoever has finished something that is
 //! kept leaves a [`Record`] of it: that never waits, and one thread makes spans of the records and sends them. What has
-//! no room there is dropped and counted ([`dropped_spans`]).
+//! no room there is dropped and counted ([`tell`]).
 //!
 //! Only what is rare goes through `tracing` ([`TARGET`]): a subscriber costs every request something, sampled or not.
 
@@ -29,6 +29,7 @@ use self::export::Exporter;
 use self::sampler::Sampler;
 use self::settings::Settings;
 use crate::config;
+use crate::exposition::{Sheet, Written};
 
 /// The target of `tracing` spans that are exported; no others are.
 pub const TARGET: &str = "keyfleet::traced";
@@ -110,8 +111,16 @@ pub fn get() -> Option<&'static Telemetry> {
     TELEMETRY.get()
 }
 
-/// How many finished spans the collector did not get, because it was too slow, away, or refused them.
-pub fn dropped_spans() -> u64 {
+/// Tells a scraper how many spans nobody got.
+pub fn tell(sheet: &mut Sheet<'_>) -> Written {
+    sheet.counter(
+        "dropped_spans",
+        "Spans that the trace collector did not take, or not in time",
+        dropped_spans(),
+    )
+}
+
+fn dropped_spans() -> u64 {
     get().map_or(0, |telemetry| telemetry.exporter.dropped())
 }
 
