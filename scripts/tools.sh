@@ -150,7 +150,9 @@ need_promtool() {
     [ -z "$PROMTOOL" ] || return 0
     PROMTOOL=$TOOLS/prometheus/usr/bin/promtool
     [ -x "$PROMTOOL" ] && return
-    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || fail "please install: promtool (of Prometheus)"
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+        fail "please install: promtool (of Prometheus)"
+    fi
     step "apt-get download prometheus"
     (
         folder=$(mktemp -d)

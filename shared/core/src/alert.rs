@@ -10,7 +10,7 @@
 //! history. It is told of an end only if it was told of the beginning, and of everything at least once: a message that
 //! another leader finds undelivered is sent again, under the same id.
 //!
-//! All of it is stored with the leader's commits ([`stored`]). Times are the calendar's, which outlives a leader.
+//! All of it is stored with the leader's commits. Times are the calendar's, which outlives a leader.
 
 mod instance;
 pub mod mute;
