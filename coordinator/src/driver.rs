@@ -168,6 +168,10 @@ impl Reign<'_> {
             let Some(Some(verdict)) = self.driver.verdicts.recv().now_or_never() else { break };
             self.verdict(verdict, batch);
         }
+        // At most one per receiver is under way.
+        while let Some(done) = self.alerts.ended().now_or_never() {
+            batch.steps.extend(self.alerts.attempted(done, &self.driver.post));
+        }
         if self.driver.config.has_changed().unwrap_or(false) {
             self.configure(batch);
         }
