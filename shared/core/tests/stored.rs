@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use keyfleet_core::alert::mute::Silence;
+use keyfleet_core::alert::{Alerts, Rule};
 use keyfleet_core::block::{Block, Policy};
 use keyfleet_core::id::{ClientName, KeyId, Model, ProjectId, ReplicaId, Resource};
 use keyfleet_core::ledger::{Ledger, Roster, Saved, Term, Totals};
@@ -81,6 +83,31 @@ fn what_a_newer_release_adds_is_ignored() {
     }
     let (saved, unread) = Saved::read(&image);
     assert_eq!((unread, saved.accounts.len()), (0, 3));
+    assert_eq!(Alerts::restore(&image).1, 0);
     assert_eq!(entries, image.entries.len());
     assert!(Table::ALL.iter().all(|table| image.entries.iter().any(|entry| entry.table == *table)));
+}
+
+#[test]
+fn alerts_go_on_where_they_were() {
+    let (mut alerts, unread) = Alerts::restore(&image());
+    assert_eq!(unread, 0);
+    let firing: Vec<_> = alerts.instances().map(|(_, instance)| (instance.rule, instance.fires())).collect();
+    assert_eq!(firing, [(Rule::KeyDisabled, true)]);
+    let past: Vec<_> = alerts.history().map(|past| (past.rule, past.ended.since(past.started))).collect();
+    assert_eq!(past, [(Rule::KeyDisabled, Duration::from_secs(400))]);
+    let waits: Vec<_> = alerts.outbox().map(|queued| (queued.receiver.as_str(), queued.attempts)).collect();
+    assert_eq!(waits, [("team", 1)]);
+    let now = Utc::from_ms(1_795_436_500_000);
+    assert_eq!(
+        alerts.silences().map(|(number, silence)| (number, silence.author.as_str())).collect::<Vec<_>>(),
+        [(5, "ops")]
+    );
+    let silence = Silence {
+        matchers: [("rule".to_owned(), "pool_low".to_owned())].into(),
+        author: "ops".to_owned(),
+        reason: "known".to_owned(),
+        until: now.plus(Duration::from_mins(1)),
+    };
+    assert_eq!(alerts.silence(silence, now), Ok(6), "no number is given out twice");
 }
