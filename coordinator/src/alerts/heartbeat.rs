@@ -15,13 +15,7 @@ const EVERY: Duration = Duration::from_mins(1);
 
 /// One sign at once, and one every minute, to the address that the configuration has then.
 pub(crate) async fn beat(config: watch::Receiver<Arc<Config>>) -> Infallible {
-    let client = match client() {
-        Ok(client) => client,
-        Err(error) => {
-            tracing::error!(%error, "there is no HTTP client: alerts.heartbeat_url is not asked for");
-            return std::future::pending().await;
-        }
-    };
+    let mut made = None;
     let mut due = interval(EVERY);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -29,7 +23,17 @@ pub(crate) async fn beat(config: watch::Receiver<Arc<Config>>) -> Infallible {
         due.tick().await;
         let url = config.borrow().alerts.heartbeat_url.clone();
         let Some(url) = url else { continue };
-        let told = heartbeat(&client, &url).await;
+        let client = match &made {
+            Some(client) => client,
+            None => match client() {
+                Ok(client) => made.insert(client),
+                Err(error) => {
+                    tracing::error!(%error, "there is no HTTP client: alerts.heartbeat_url is not asked for");
+                    continue;
+                }
+            },
+        };
+        let told = heartbeat(client, &url).await;
         // What goes on is said once.
         match &told {
             Err(undelivered) if !failing => {

@@ -10,7 +10,7 @@ use keyfleet_service::config::Receiver;
 use tokio::task::JoinSet;
 
 use super::notice::Notice;
-use super::receivers::{Undelivered, deliver};
+use super::receivers::{Undelivered, client, deliver};
 
 /// Between two messages to the same receiver, from the beginning of one to that of the next.
 const APART: Duration = Duration::from_secs(1);
@@ -25,9 +25,10 @@ pub(crate) struct Done {
 }
 
 /// What is under way. Dropping it gives that up: the next leader sends it again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Sender {
-    client: reqwest::Client,
+    /// Made with the first message: it takes milliseconds of a start, and many deployments tell nobody.
+    client: Option<reqwest::Client>,
     under_way: JoinSet<Done>,
     numbers: HashSet<u64>,
     /// Receivers that are busy, or were lately, and since when.
@@ -36,16 +37,6 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    pub(crate) fn new(client: reqwest::Client) -> Self {
-        Self {
-            client,
-            under_way: JoinSet::new(),
-            numbers: HashSet::new(),
-            began: HashMap::new(),
-            busy: HashSet::new(),
-        }
-    }
-
     /// Begins to deliver a message, if its receiver has time.
     pub(crate) fn offer(&mut self, number: u64, receiver: &Receiver, notice: impl FnOnce() -> Notice) {
         let now = clock::mono();
@@ -56,9 +47,12 @@ impl Sender {
         }
         self.began.insert(name.clone(), now);
         self.busy.insert(name.clone());
-        let (client, receiver, notice) = (self.client.clone(), receiver.clone(), notice());
+        let (client, receiver, notice) = (self.client(), receiver.clone(), notice());
         self.under_way.spawn(async move {
-            let delivered = deliver(&client, &receiver, &notice, clock::utc().as_ms()).await;
+            let delivered = match client {
+                Ok(client) => deliver(&client, &receiver, &notice, clock::utc().as_ms()).await,
+                Err(why) => Err(Undelivered::Later { after: None, why }),
+            };
             let attempt = match delivered {
                 Ok(()) => Attempt::Delivered,
                 Err(Undelivered::Later { after, why }) => Attempt::Later { after, why },
@@ -66,6 +60,13 @@ impl Sender {
             };
             Done { number, receiver: receiver.name, attempt }
         });
+    }
+
+    fn client(&mut self) -> Result<reqwest::Client, String> {
+        match &self.client {
+            Some(client) => Ok(client.clone()),
+            None => client().map(|made| self.client.insert(made).clone()).map_err(|error| error.to_string()),
+        }
     }
 
     /// Whether anything is under way.

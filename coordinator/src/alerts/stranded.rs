@@ -10,7 +10,6 @@ use keyfleet_service::config::Config;
 use tokio::sync::watch;
 
 use super::notice::Notice;
-use super::receivers::client;
 use super::sender::{Done, Sender};
 use super::{EVERY, cluster, counted};
 use crate::status::{Pulse, Role};
@@ -20,13 +19,7 @@ pub(crate) async fn tell(
     config: watch::Receiver<Arc<Config>>,
     pulse: Arc<watch::Sender<Pulse>>,
 ) -> Infallible {
-    let mut sender = match client() {
-        Ok(client) => Sender::new(client),
-        Err(error) => {
-            tracing::error!(%error, "nobody is told when Redis is away: there is no HTTP client");
-            return std::future::pending().await;
-        }
-    };
+    let mut sender = Sender::default();
     let mut machine = Alerts::default();
     let (mut led, mut terms) = (false, 0);
     loop {

@@ -29,8 +29,6 @@ pub(super) enum NotBegun {
     Bus(#[from] Unreachable),
     #[error("epoch {0} was used already: the store has lost a term")]
     EpochUsed(u64),
-    #[error("no HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
     #[error("the first commit was not written")]
     NotWritten,
 }
@@ -52,7 +50,7 @@ impl<'d> Reign<'d> {
         let others = TermId::parse(&image.meta.author).is_some_and(|author| author.holder != *me);
         // A process that is its own coordinator has nobody who could have led instead.
         let changed = others && driver.post.address.is_some();
-        let alerts = Watch::resume(&image, changed, clock::mono())?;
+        let alerts = Watch::resume(&image, changed, clock::mono());
         let (mut saved, unread) = Saved::read(&image);
         if unread > 0 {
             tracing::warn!(entries = unread, "some of the stored state cannot be read and is left out");
