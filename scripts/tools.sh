@@ -144,23 +144,25 @@ need_redis_server() {
     fi
 }
 
-# Sets PROMTOOL, which reads metrics and rules. Debian's package would start a server, so it is only unpacked.
-need_promtool() {
-    PROMTOOL=$(command -v promtool || true)
-    [ -z "$PROMTOOL" ] || return 0
-    PROMTOOL=$TOOLS/prometheus/usr/bin/promtool
-    [ -x "$PROMTOOL" ] && return
+# Sets PROMETHEUS and PROMTOOL. Installing Debian's package would start a server, so it is only unpacked.
+need_prometheus() {
+    PROMETHEUS=$(command -v prometheus || true) PROMTOOL=$(command -v promtool || true)
+    if [ -n "$PROMETHEUS" ] && [ -n "$PROMTOOL" ]; then return; fi
+    local unpacked=$TOOLS/prometheus
+    PROMETHEUS=$unpacked/usr/bin/prometheus PROMTOOL=$unpacked/usr/bin/promtool
+    if [ -x "$PROMETHEUS" ] && [ -x "$PROMTOOL" ]; then return; fi
     if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-        fail "please install: promtool (of Prometheus)"
+        fail "please install: prometheus, with promtool"
     fi
     step "apt-get download prometheus"
     (
         folder=$(mktemp -d)
         trap 'rm -rf "$folder"' EXIT
+        # It is fetched by a user of its own.
         chmod 755 "$folder"
         cd "$folder"
         apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }
-        dpkg-deb -x prometheus_*.deb "$TOOLS/prometheus"
+        dpkg-deb -x prometheus_*.deb "$unpacked"
     )
 }
 

@@ -1,5 +1,6 @@
 //! What a scraper reads is true, complete, bounded and without secrets, in both formats.
 
+mod prometheus;
 mod told;
 
 use std::collections::BTreeSet;
@@ -7,7 +8,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use futures_util::stream::{self, StreamExt as _};
-use keyfleet_simulator::{Family, Nth, Received, Rule, World};
+use keyfleet_simulator::{AnswerSpec, Family, Latency, Nth, Received, Rule, World};
 use keyfleet_tests::{
     Answer, Client, Cluster, ClusterOptions, Figures, Gateway, Sim, eventually, judge, read,
 };
@@ -193,4 +194,36 @@ async fn ten_thousand_hostile_names_are_one() {
     assert!(after.len() < before + 200, "{before} samples became {}", after.len());
     assert!(!text.contains(&secret) && !text.contains("hostile") && !text.contains("invented"), "{text}");
     assert_eq!(promtool(&["check", "metrics"], &text), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pauses_within_a_stream_and_clients_that_go_away_are_seen() {
+    let mut world = World::pool(2, 1);
+    world.answer = AnswerSpec { chunks: 5, ..AnswerSpec::default() };
+    world.latency = Latency::Fixed { ttft_ms: 10, gap_ms: 200 };
+    let sim = Sim::start(world).await;
+    let gateway = Gateway::start(sim.config()).await;
+    let client = gateway.client();
+    assert_eq!(client.chat(MODEL, true).await.expect("an answer").status, 200);
+    sim.change(|world| world.latency = Latency::Fixed { ttft_ms: 60_000, gap_ms: 1 });
+    let body = json!({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}).to_string();
+    let request = client.request(reqwest::Method::POST, "/v1/chat/completions").bearer_auth("x").body(body);
+    let impatient = tokio::spawn(request.send());
+    assert!(
+        sim.saw(SOON, |request| request.status == 0 && request.method == "POST").await,
+        "the second request arrives"
+    );
+    impatient.abort();
+    let told = eventually("the client's end is seen", SOON, || async {
+        let told = figures(&client).await;
+        (told.sum("keyfleet_requests_total{status=\"499\",fault=\"client\"}") == Some(1.0)).then_some(told)
+    })
+    .await;
+    assert_eq!(told.sum("keyfleet_upstream_attempts_total{outcome=\"abandoned\"}"), Some(1.0));
+    assert_eq!(told.sum("keyfleet_inflight_requests"), Some(0.0));
+    let of_gaps = |what: &str| told.sum(&format!("keyfleet_time_between_chunks_seconds_{what}"));
+    // The pause before the first piece is none between pieces.
+    assert!(of_gaps("count") >= Some(3.0) && of_gaps("sum") >= Some(0.6), "{told:?}");
+    let short = of_gaps("bucket{le=\"0.08\"}").zip(of_gaps("count"));
+    assert!(short.is_some_and(|(short, all)| all - short >= 3.0), "{told:?}");
 }

@@ -11,13 +11,13 @@ use serde_json::json;
 use super::{MODEL, figures, promtool, scrape};
 use crate::surface::SOON;
 
-const TOKEN: &str = "a-client-token";
+pub(super) const TOKEN: &str = "a-client-token";
 
-fn file(name: &str) -> String {
+pub(super) fn file(name: &str) -> String {
     fs::read_to_string(path(name)).expect(name)
 }
 
-fn path(name: &str) -> PathBuf {
+pub(super) fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)
 }
 
@@ -28,7 +28,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 }
 
 /// A cluster in which everything that is counted has happened: a gateway, the leader, and a standby.
-async fn busy() -> (Cluster, [Figures; 3]) {
+pub(super) async fn busy() -> (Cluster, [Figures; 3]) {
     let config = json!({
         "server": {"clients": [{"name": "a", "token": TOKEN}]},
         "rate_limit": {"requests_per_minute": 1_000},
