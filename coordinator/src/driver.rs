@@ -33,8 +33,9 @@ use crate::status::{Overview, Post, Question, Wish};
 use caused::Caused;
 use commit::Batch;
 
-/// Whoever stops waits so long for receivers of alerts.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(2);
+/// Whoever stops waits so long for receivers of alerts, and gateways for the next leader. What did not arrive by then is
+/// sent again by that one, under the same id.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(100);
 /// The most messages that go into one commit.
 const BATCH: usize = 256;
 
