@@ -100,13 +100,13 @@ impl Trail {
         if failed.was_never_sent() {
             self.attempts -= 1;
         }
-        self.attempt_ended(Some(failed.outcome.cause));
+        self.end_attempt(Some(failed.outcome.cause.as_str()));
     }
 
     /// It failed after its answer had begun.
     pub(crate) fn attempt_broke(&mut self, permit: &Permit, outcome: Outcome) {
         self.trace.broke(outcome, permit.cooldown());
-        self.attempt_ended(Some(outcome.cause));
+        self.end_attempt(Some(outcome.cause.as_str()));
     }
 
     /// How long the request has been running.
@@ -149,10 +149,6 @@ impl Trail {
     }
 
     /// The attempt that is under way is over: with an answer, or because of this.
-    pub(crate) fn attempt_ended(&mut self, failure: Option<Cause>) {
-        self.end_attempt(failure.map(Cause::as_str));
-    }
-
     fn end_attempt(&mut self, failure: Option<&'static str>) {
         let Some(sent_at) = self.sent_at.take() else { return };
         let took = self.elapsed().saturating_sub(sent_at);
