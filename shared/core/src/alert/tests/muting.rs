@@ -120,3 +120,23 @@ fn the_night_goes_over_midnight_where_the_clock_hangs() {
         assert_eq!(night.holds(at(time)), quiet, "{time}");
     }
 }
+
+#[test]
+fn each_is_told_what_it_wants_to_hear_and_when() {
+    let mut bench = Bench::new();
+    let zone = TimeZone::get("UTC").unwrap();
+    bench.policy.quiet_hours = Some(QuietHours { from: 7 * 60, to: 9 * 60, zone });
+    let named = Recipient::named;
+    bench.policy.receivers = vec![
+        Recipient { ignore_quiet_hours: true, ..named("any time") },
+        named("daytime"),
+        Recipient { ignore_quiet_hours: true, send_resolved: false, ..named("beginnings") },
+        Recipient { ignore_quiet_hours: true, rules: vec![Rule::StoreSuspect], ..named("another rule") },
+        Recipient { ignore_quiet_hours: true, severities: vec![Severity::Critical], ..named("critical") },
+    ];
+    let names = |told: Vec<Told>| told.into_iter().map(|told| told.receiver).collect::<Vec<_>>();
+    bench.set(RULE, "x", true);
+    assert_eq!(names(bench.pass(60)), ["any time", "beginnings"]);
+    bench.clear(RULE, "x");
+    assert_eq!(names(bench.pass(400)), ["any time"]);
+}
