@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coordinator::alerts::view::View;
 use http::StatusCode;
-use keyfleet_service::client::client;
+use keyfleet_service::client;
 use keyfleet_service::config::{Config, Secret};
 use keyfleet_service::healthcheck::reachable;
 use reqwest::{Method, Url};
@@ -122,7 +122,7 @@ impl Caller {
             None => base(&config.coordinator.host, config.coordinator.port),
         };
         let base = base.ok_or("--url: give an address such as http://127.0.0.1:4807")?;
-        let client = client(None, CONNECT).map_err(|error| error.to_string())?;
+        let client = client::elsewhere(CONNECT).map_err(|error| error.to_string())?;
         Ok(Self { base, token: config.server.admin_token.clone(), client, patience: PATIENCE })
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser as _};
 use coordinator::status;
 use keyfleet_fabric::store::redis::LateRedis;
-use keyfleet_service::client::client;
+use keyfleet_service::client;
 use keyfleet_service::clock;
 use keyfleet_service::config::{self, CliOverrides, EXIT_CODE, Loaded, Sources};
 use keyfleet_service::connect::{self, Part, meanwhile, reach_redis};
@@ -128,7 +128,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
         store: store.clone(),
         nats: bus.clone(),
         address,
-        client: client(None, CONNECT).map_err(io::Error::other)?,
+        client: client::elsewhere(CONNECT).map_err(io::Error::other)?,
         reading: Mutex::new(()),
     };
     let api = Arc::new(api);

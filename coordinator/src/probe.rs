@@ -6,26 +6,30 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderName};
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt as _, Collected, Empty, Limited};
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
 use keyfleet_core::id::{KeyId, ProjectId};
 use keyfleet_core::outcome::{Cause, Outcome, classify};
-use keyfleet_service::client::client;
+use keyfleet_service::client::{Client, Trust, client};
 use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
 use keyfleet_service::target::native_base;
 use parking_lot::Mutex;
-use reqwest::{Client, RequestBuilder, Url};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 pub(crate) use waiting::Full;
 use waiting::Waiting;
 
 /// At most five looks a second begin: a pool of 1,500 keys takes five minutes.
 const PACE: Duration = Duration::from_millis(200);
+const GOOGLE_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// The most looks at a time: as many as begin within the timeout, so that ways out that answer nothing delay no other
 /// key and no operator.
@@ -59,7 +63,8 @@ pub(crate) struct Verdict {
 #[derive(Default)]
 struct Clients {
     of: Option<Arc<Config>>,
-    by_proxy: HashMap<Option<Secret>, Client>,
+    trust: Option<Trust>,
+    by_proxy: HashMap<Option<Secret>, Client<Empty<Bytes>>>,
 }
 
 /// Starts the prober's task. It ends with `shutdown`; if it dies before, no more verdicts arrive.
@@ -135,10 +140,11 @@ async fn work(config: watch::Receiver<Arc<Config>>, queue: Prober, tell: mpsc::S
                 let found = config.groups.iter().find_map(|g| Some((g, g.keys.iter().find(|k| k.id == id)?)));
                 let Some((group, key)) = found else { continue };
                 let client = clients.get(&config, key.proxy_url.as_ref());
-                let request = client.and_then(|client| question(&client, group, key));
+                let question = question(group, key);
                 let project = key.project.clone();
                 looks.push(async move {
-                    let outcome = look(request).await;
+                    let asked = tokio::time::timeout(TIMEOUT, look(client, question));
+                    let outcome = asked.await.unwrap_or_else(|_| Some(unreachable_upstream()));
                     (project, Verdict { key: id, outcome, draw: fastrand::u32(..) })
                 });
             }
@@ -160,9 +166,11 @@ fn say(told: &mut HashSet<(KeyId, Cause)>, project: &ProjectId, verdict: &Verdic
 
 impl Clients {
     /// The client for a way out; `None` if none can be made.
-    fn get(&mut self, config: &Arc<Config>, proxy: Option<&Secret>) -> Option<Client> {
+    fn get(&mut self, config: &Arc<Config>, proxy: Option<&Secret>) -> Option<Client<Empty<Bytes>>> {
         if !self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, config)) {
-            *self = Self { of: Some(config.clone()), by_proxy: HashMap::new() };
+            let trust =
+                Trust::load().inspect_err(|error| tracing::error!(%error, "keys cannot be looked at"));
+            *self = Self { of: Some(config.clone()), trust: trust.ok(), by_proxy: HashMap::new() };
         }
         let proxy = proxy.cloned();
         if let Some(known) = self.by_proxy.get(&proxy) {
@@ -171,42 +179,47 @@ impl Clients {
         if self.by_proxy.len() >= MAX_CLIENTS {
             self.by_proxy.clear();
         }
-        let made = client(proxy.as_ref(), config.server.connect_timeout).ok()?;
+        let made = client(proxy.as_ref(), config.server.connect_timeout, self.trust.as_ref()?).ok()?;
         Some(self.by_proxy.entry(proxy).or_insert(made).clone())
     }
 }
 
-/// Without a request there is no way to the upstream.
-async fn look(request: Option<RequestBuilder>) -> Option<Outcome> {
-    let unreachable = Some(Cause::Connect.outcome());
-    let Some(request) = request else { return unreachable };
-    let Ok(mut answer) = request.timeout(TIMEOUT).send().await else { return unreachable };
+fn unreachable_upstream() -> Outcome {
+    Cause::Connect.outcome()
+}
+
+/// Without a client or a question there is no way to the upstream.
+async fn look(
+    client: Option<Client<Empty<Bytes>>>,
+    question: Option<Request<Empty<Bytes>>>,
+) -> Option<Outcome> {
+    let (Some(client), Some(question)) = (client, question) else { return Some(unreachable_upstream()) };
+    let Ok(answer) = client.request(question).await else { return Some(unreachable_upstream()) };
     let status = answer.status();
     // Read in any case: only then can the next look use the connection.
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = answer.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() > MAX_ERROR_BODY {
-            break;
-        }
-    }
+    let body = Limited::new(answer.into_body(), MAX_ERROR_BODY).collect().await;
     if status == StatusCode::OK {
         return None;
     }
+    // What cannot be read of an error does not make it another one.
+    let body = body.map(Collected::to_bytes).unwrap_or_default();
     Some(classify(status, None, &ErrorBody::parse(&body)))
 }
 
 /// What a key is asked with. The error of a target that is no URL was told when the configuration was read.
-fn question(client: &Client, group: &Group, key: &Key) -> Option<RequestBuilder> {
+fn question(group: &Group, key: &Key) -> Option<Request<Empty<Bytes>>> {
     let secret = key.secret.expose();
     let compat = Url::parse(&group.target_url).ok()?;
-    Some(match key.auth_mode {
-        AuthMode::Bearer => client.get(compat.join("models").ok()?).bearer_auth(secret),
+    let (url, name, credential) = match key.auth_mode {
+        AuthMode::Bearer => (compat.join("models").ok()?, AUTHORIZATION, format!("Bearer {secret}")),
         AuthMode::Auto | AuthMode::ApiKey => {
             let models = native_base(&compat).join("v1beta/models?pageSize=1").ok()?;
-            client.get(models).header("x-goog-api-key", secret)
+            (models, GOOGLE_KEY, secret.to_owned())
         }
-    })
+    };
+    let mut credential = HeaderValue::try_from(credential).ok()?;
+    credential.set_sensitive(true);
+    Request::get(url.as_str()).header(name, credential).body(Empty::new()).ok()
 }
 
 #[cfg(test)]
@@ -228,7 +241,7 @@ mod tests {
             let config = config(target);
             let group = &config.groups[0];
             let key = Key { auth_mode, ..group.keys[0].clone() };
-            question(&Client::new(), group, &key).unwrap().build().unwrap().url().to_string()
+            question(group, &key).unwrap().uri().to_string()
         };
         for (target, native) in [
             ("http://host/gw/v1beta/openai/", "http://host/gw/v1beta/models?pageSize=1"),

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
 use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope, classify};
 use keyfleet_core::time::Mono;
@@ -44,7 +45,7 @@ pub(crate) struct Answer {
     /// What has been read of the body.
     pub(crate) begun: Bytes,
     /// The rest; `None` if `begun` is all of it.
-    pub(crate) rest: Option<reqwest::Body>,
+    pub(crate) rest: Option<Incoming>,
 }
 
 /// What passes through, which decides what the relay watches for.
@@ -169,12 +170,12 @@ impl Expected {
 
 /// Reads what is needed. The first byte has to come before `deadline`; `idle` bounds every wait for more.
 pub(crate) async fn read(
-    answer: reqwest::Response,
+    answer: http::Response<Incoming>,
     expected: Expected,
     deadline: Mono,
     idle: Duration,
 ) -> Result<Answer, Box<Failed>> {
-    let (head, body) = http::Response::from(answer).into_parts();
+    let (head, body) = answer.into_parts();
     let mut reader = Reader { body: Some(body), read: BytesMut::new(), first: Bytes::new(), deadline, idle };
     if head.status.is_client_error() || head.status.is_server_error() {
         return Err(failed(head.status, &head.headers, reader).await);
@@ -207,7 +208,7 @@ fn gunzip(bytes: &[u8]) -> Vec<u8> {
 
 /// A body that is being read.
 struct Reader {
-    body: Option<reqwest::Body>,
+    body: Option<Incoming>,
     /// The first frame alone needs no copy.
     first: Bytes,
     read: BytesMut,
@@ -263,7 +264,7 @@ impl Reader {
         })
     }
 
-    fn into_parts(self) -> (Bytes, Option<reqwest::Body>) {
+    fn into_parts(self) -> (Bytes, Option<Incoming>) {
         let read = if self.read.is_empty() { self.first } else { self.read.freeze() };
         (read, self.body)
     }

@@ -9,21 +9,24 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use http::uri::{Authority, Scheme};
 use keyfleet_core::block::Policy;
 use keyfleet_core::gate::{Breaker, BreakerPolicy, Passage};
 use keyfleet_core::id::{Egress, Host, KeyId, Model, ProjectId};
 use keyfleet_core::quota::rules::Rules;
 use keyfleet_core::select::{Lane, NoKey};
 use keyfleet_core::time::Mono;
+use keyfleet_service::client::{self, Client, ClientError, Trust};
 use keyfleet_service::clock;
 use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
 use keyfleet_service::target::native_base;
 use parking_lot::Mutex;
-use reqwest::Url;
+use url::Url;
 
 use crate::limits::Limiter;
 use crate::pool::EgressState;
 use crate::pool::quota::{self, Purses, Slot};
+use crate::upstream::Outgoing;
 
 /// The most open breakers that a new configuration takes over.
 const MAX_OPEN: usize = 1_024;
@@ -51,7 +54,9 @@ pub(crate) struct Live {
     /// Another configuration is in force: nobody gathers the answers of this one any more.
     pub(crate) retired: AtomicBool,
     /// One HTTP client per worker and egress, made when first used.
-    clients: Vec<Vec<OnceLock<reqwest::Client>>>,
+    clients: Vec<Vec<OnceLock<Client<Outgoing>>>>,
+    /// What they trust, read when the first is made.
+    trust: OnceLock<Trust>,
 }
 
 /// A key.
@@ -68,12 +73,20 @@ pub(crate) struct LiveKey {
 
 /// A group.
 pub(crate) struct LiveGroup {
-    /// The compat base, with its last slash.
-    pub(crate) compat: Url,
-    /// Where the native surface begins, with its last slash.
-    pub(crate) native: Url,
+    /// Where the compat surface begins.
+    pub(crate) compat: Base,
+    /// Where the native surface begins.
+    pub(crate) native: Base,
     /// Host and port, by which models have their breakers.
     pub(crate) host: Host,
+}
+
+/// What stands before every path of a surface, in the parts of a request.
+pub(crate) struct Base {
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: Authority,
+    /// With its last slash.
+    pub(crate) path: String,
 }
 
 /// A breaker that failures have closed to traffic, and the host whose model it is about.
@@ -155,6 +168,7 @@ impl Live {
             open: Vec::new(),
             retired: AtomicBool::new(false),
             clients: Vec::new(),
+            trust: OnceLock::new(),
             config: config.clone(),
         };
         for (number, group) in (0_u32..).zip(&config.groups) {
@@ -239,16 +253,20 @@ impl Live {
     }
 
     /// The client of a worker for an egress.
-    pub(crate) fn client(&self, worker: usize, egress: u32) -> reqwest::Result<&reqwest::Client> {
+    pub(crate) fn client(&self, worker: usize, egress: u32) -> Result<&Client<Outgoing>, ClientError> {
         let egress = egress as usize;
         let slot = &self.clients[worker % self.clients.len()][egress];
         if let Some(client) = slot.get() {
             return Ok(client);
         }
-        let client = keyfleet_service::client::client(
-            self.egresses[egress].1.as_ref(),
-            self.config.server.connect_timeout,
-        )?;
+        let trust = if let Some(trust) = self.trust.get() {
+            trust
+        } else {
+            let read = Trust::load()?;
+            self.trust.get_or_init(|| read)
+        };
+        let proxy = self.egresses[egress].1.as_ref();
+        let client = client::client(proxy, self.config.server.connect_timeout, trust)?;
         Ok(slot.get_or_init(|| client))
     }
 
@@ -260,11 +278,23 @@ impl Live {
 
 impl LiveGroup {
     fn new(group: &Group) -> Result<Self, String> {
-        let parsed = Url::parse(&group.target_url);
-        let compat = parsed.map_err(|error| format!("groups {}: target_url: {error}", group.name))?;
-        let port = compat.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let host = Host::new(compat.host_str().unwrap_or_default().to_owned() + &port);
-        Ok(Self { native: native_base(&compat), compat, host })
+        let wrong = |what: &dyn std::fmt::Display| format!("groups {}: target_url: {what}", group.name);
+        let compat = Url::parse(&group.target_url).map_err(|error| wrong(&error))?;
+        let native = Base::new(&native_base(&compat)).map_err(|error| wrong(&error))?;
+        let compat = Base::new(&compat).map_err(|error| wrong(&error))?;
+        Ok(Self { host: Host::new(compat.authority.as_str()), compat, native })
+    }
+}
+
+impl Base {
+    fn new(url: &Url) -> Result<Self, http::Error> {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let host = url.host_str().unwrap_or_default();
+        Ok(Self {
+            scheme: url.scheme().parse()?,
+            authority: format!("{host}{port}").parse()?,
+            path: url.path().to_owned(),
+        })
     }
 }
 

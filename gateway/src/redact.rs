@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use keyfleet_service::config::Config;
 use percent_encoding::percent_decode_str;
-use reqwest::Url;
+use url::Url;
 
 use crate::live::Live;
 
@@ -57,11 +57,22 @@ fn secrets(config: &Arc<Config>) -> Rc<Secrets> {
     })
 }
 
+/// A set of bytes.
+struct Begins([bool; 256]);
+
+impl Default for Begins {
+    fn default() -> Self {
+        Self([false; 256])
+    }
+}
+
 #[derive(Default)]
 struct Secrets {
     /// By their first [`LONG`] bytes; of those that begin alike, the longest first.
     long: HashMap<[u8; LONG], Vec<String>, foldhash::fast::RandomState>,
     short: Vec<String>,
+    /// Whether any of them begins with a byte: most bytes of a text begin none.
+    begins: Begins,
 }
 
 impl Secrets {
@@ -86,7 +97,10 @@ impl Secrets {
             Some(start) => self.long.entry(*start).or_default(),
             None => &mut self.short,
         };
-        if !secret.is_empty() && !list.iter().any(|known| known == secret) {
+        if let Some(first) = secret.bytes().next()
+            && !list.iter().any(|known| known == secret)
+        {
+            self.begins.0[usize::from(first)] = true;
             list.push(secret.to_owned());
             list.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         }
@@ -96,7 +110,8 @@ impl Secrets {
     fn blot(&self, text: &str) -> Option<String> {
         let mut clean: Option<String> = None;
         let (mut at, mut kept) = (0, 0);
-        while at < text.len() {
+        while let Some(next) = text.as_bytes()[at..].iter().position(|b| self.begins.0[usize::from(*b)]) {
+            at += next;
             match self.at(text, at) {
                 None => at += 1,
                 Some(len) => {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::{Body, Frame};
+use hyper::body::Incoming;
 use keyfleet_core::error_body::ErrorBody;
 use keyfleet_core::outcome::Cause;
 use keyfleet_service::clock;
@@ -35,7 +36,7 @@ const YIELDS: u8 = 2;
 
 /// A body on its way to the client.
 pub(crate) struct Relay {
-    rest: Option<reqwest::Body>,
+    rest: Option<Incoming>,
     gathered: Gathered,
     yields: u8,
     /// The last frame came soon after the one before it, so more may be on their way.

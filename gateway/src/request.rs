@@ -360,7 +360,7 @@ fn own_base(live: &Live, head: &Parts, peer: Option<IpAddr>) -> String {
         .or_else(|| head.headers.get(HOST).and_then(|value| value.to_str().ok()))
         // What HTTP/2 has in its place.
         .or_else(|| head.uri.authority().map(Authority::as_str));
-    format!("{scheme}://{}", host.unwrap_or("localhost"))
+    [scheme, "://", host.unwrap_or("localhost")].concat()
 }
 
 /// The methods of both surfaces.

@@ -127,14 +127,15 @@ async fn serve(stream: TcpStream, peer: SocketAddr, entrance: Entrance, observed
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let running = observed.request(request.version());
         request.extensions_mut().insert(Peer(peer));
-        let answer = entrance.clone().answer(request.map(Body::new));
-        async {
-            let mut answer = answer.await;
+        let entrance = entrance.clone();
+        // In a box: the library keeps room for it in each connection, and moves it there and away.
+        Box::pin(async move {
+            let mut answer = entrance.answer(request.map(Body::new)).await;
             if running.is_last() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer.map(|body| Answering { body, running }))
-        }
+        })
     });
     let mut builder = Builder::new(TokioExecutor::new());
     // Silence is measured on the wire: the library's own limit counts the time between requests as well.

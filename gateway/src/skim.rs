@@ -4,9 +4,11 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use keyfleet_core::id::Resource;
 use memchr::memchr;
+use memchr::memmem::Finder;
 
 /// The longest string that may be a model or a reference.
 const MAX_NAME: usize = 512;
@@ -22,6 +24,10 @@ const RESOURCES: [&str; 7] = [
     "operations/",
     "fileSearchStores/",
 ];
+
+/// The roles of prompts that many conversations share.
+static SYSTEM: LazyLock<[Finder<'static>; 2]> =
+    LazyLock::new(|| ["\"system\"", "\"developer\""].map(Finder::new));
 
 /// What was found. Positions are byte ranges of the body, so that hardly anything is copied and a rewrite touches nothing
 /// else.
@@ -164,9 +170,10 @@ pub(crate) fn names_a_collection(path: &str) -> bool {
 
 /// Where a string names a resource: at its start, or behind the last `/v1beta/` and its like of a URL.
 pub(crate) fn reference(text: &[u8]) -> Option<Range<usize>> {
-    let from = match memchr::memmem::rfind(text, b"/v1") {
-        Some(version) if text.starts_with(b"http") => version + 1 + memchr(b'/', &text[version + 1..])? + 1,
-        _ => 0,
+    let version = if text.starts_with(b"http") { memchr::memmem::rfind(text, b"/v1") } else { None };
+    let from = match version {
+        Some(version) => version + 1 + memchr(b'/', &text[version + 1..])? + 1,
+        None => 0,
     };
     let name = &text[from..];
     let kind = RESOURCES.iter().find(|kind| name.starts_with(kind.as_bytes()))?;
@@ -183,8 +190,7 @@ fn literal_len(rest: &[u8]) -> usize {
 /// Whether a message is a system prompt, by the role that stands at its start or end.
 fn is_system(entry: &[u8]) -> bool {
     let ends = [&entry[..entry.len().min(40)], &entry[entry.len().saturating_sub(40)..]];
-    let role = |end: &&[u8], role: &[u8]| memchr::memmem::find(end, role).is_some();
-    ends.iter().any(|end| role(end, b"\"system\"") || role(end, b"\"developer\""))
+    ends.iter().any(|end| SYSTEM.iter().any(|role| role.find(end).is_some()))
 }
 
 /// The closing quote of a string that begins at `from`: the first quote behind an even number of backslashes.

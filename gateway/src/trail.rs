@@ -132,6 +132,9 @@ impl Trail {
         self.status = status;
         self.party = Party::Nobody;
         self.trace.answered(status);
+        if !metrics::COUNTS {
+            return;
+        }
         let models = &self.app.metrics.models;
         // What makes no answer of a model's may carry any name and succeed.
         self.figures = Some(if status.is_success() && self.usage.is_some() {
@@ -150,7 +153,7 @@ impl Trail {
 
     /// The attempt that is under way is over: with an answer, or because of this.
     fn end_attempt(&mut self, failure: Option<&'static str>) {
-        let Some(sent_at) = self.sent_at.take() else { return };
+        let Some(sent_at) = self.sent_at.take().filter(|_| metrics::COUNTS) else { return };
         let took = self.elapsed().saturating_sub(sent_at);
         let figures = self.figures.clone().unwrap_or_else(|| self.app.metrics.models.of(&self.model));
         Metrics::attempt_ended(&figures, failure, took, self.trace.step());
@@ -190,18 +193,9 @@ impl Trail {
             self.party = Party::Client;
         }
         let took = self.elapsed();
-        let models = &self.app.metrics.models;
-        self.app.metrics.request_ended(&metrics::Ended {
-            surface: self.surface,
-            path: &self.path,
-            model: &self.figures.take().unwrap_or_else(|| models.of(&self.model)),
-            status: self.status,
-            party: self.party,
-            usage,
-            ttfb: self.ttfb,
-            took,
-            trace: self.trace.step(),
-        });
+        if metrics::COUNTS {
+            self.count(took, usage);
+        }
         if !self.app.logs_requests {
             return;
         }
@@ -228,6 +222,21 @@ impl Trail {
             took,
             at: clock::utc(),
         }));
+    }
+
+    fn count(&mut self, took: Duration, usage: Usage) {
+        let metrics = &self.app.metrics;
+        metrics.request_ended(&metrics::Ended {
+            surface: self.surface,
+            path: &self.path,
+            model: &self.figures.take().unwrap_or_else(|| metrics.models.of(&self.model)),
+            status: self.status,
+            party: self.party,
+            usage,
+            ttfb: self.ttfb,
+            took,
+            trace: self.trace.step(),
+        });
     }
 
     fn end_trace(&mut self, usage: Option<Usage>) {

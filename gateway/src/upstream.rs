@@ -1,28 +1,31 @@
 //! The HTTP client: builds one request, sends it once, times out. It knows no policy.
 
 use std::error::Error;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures_util::StreamExt as _;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::uri::{Parts, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Uri};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
 use keyfleet_core::id::Model;
 use keyfleet_core::outcome::Cause;
 use keyfleet_core::time::Mono;
 use keyfleet_core::trace;
 use keyfleet_service::clock;
 use keyfleet_service::config::AuthMode;
-use reqwest::Url;
 
 use crate::call::{Call, ModelAt, Payload, Surface};
 use crate::live::LiveGroup;
 use crate::pool::Permit;
 use crate::pool::quota::Spend;
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 const GOOGLE_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
@@ -92,7 +95,7 @@ pub(crate) async fn send(
     call: &mut Call,
     model: &Model,
     deadline: Mono,
-) -> Result<reqwest::Response, Cause> {
+) -> Result<http::Response<Incoming>, Cause> {
     let client = permit.live.client(worker, permit.key().egress).map_err(|error| {
         tracing::error!(%error, "no HTTP client can be made for this way out");
         Cause::Connect
@@ -100,16 +103,16 @@ pub(crate) async fn send(
     let upload = Arc::new(Upload::default());
     let request = request(permit, call, model, &upload)
         .ok_or_else(|| if permit.spend().lapsed() { Cause::PermitLapsed } else { Cause::BadRequest })?;
-    if request.body().is_none() && !permit.spend().board(clock::mono()) {
+    if request.body().is_end_stream() && !permit.spend().board(clock::mono()) {
         return Err(Cause::PermitLapsed);
     }
     let patience = permit.live.config.server.request_timeout;
     let sent = async {
-        let mut sent = pin!(client.execute(request));
+        let mut sent = client.request(request);
         loop {
             // While a body is being sent, the time for the first byte has not begun.
             let until = deadline.max(upload.last_sent().plus(patience));
-            match tokio::time::timeout_at(clock::instant(until), sent.as_mut()).await {
+            match tokio::time::timeout_at(clock::instant(until), &mut sent).await {
                 Err(_) if upload.last_sent().plus(patience) > until => {}
                 ended => return ended,
             }
@@ -120,19 +123,16 @@ pub(crate) async fn send(
         Ok(Err(_)) if permit.spend().lapsed() => Err(Cause::PermitLapsed),
         Ok(Err(_)) if upload.broken.load(Relaxed) => Err(Cause::BadRequest),
         Ok(Err(error)) if error.is_connect() => {
-            tracing::warn!(error = %causes(error), "the upstream cannot be reached");
+            tracing::warn!(error = %causes(&error), "the upstream cannot be reached");
             Err(Cause::Connect)
         }
-        Ok(Err(error)) if error.is_timeout() => Err(Cause::Timeout),
-        Ok(Err(error)) if error.is_builder() => Err(Cause::BadRequest),
         Ok(Err(_)) => Err(Cause::Reset),
         Err(_) => Err(Cause::Timeout),
     }
 }
 
-/// An error with what led to it, without the URL.
-fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
+/// An error with what led to it.
+fn causes(error: &dyn Error) -> String {
     let (mut told, mut next) = (error.to_string(), error.source());
     while let Some(cause) = next {
         told = format!("{told}: {cause}");
@@ -143,7 +143,7 @@ fn causes(error: reqwest::Error) -> String {
 
 /// A body on its way up: when it last moved, and whether the client broke it off.
 #[derive(Default)]
-struct Upload {
+pub(crate) struct Upload {
     sent_at: AtomicU64,
     broken: AtomicBool,
 }
@@ -152,42 +152,55 @@ impl Upload {
     fn last_sent(&self) -> Mono {
         Mono::from_ms(self.sent_at.load(Relaxed))
     }
-
-    /// Passes a body on and watches it.
-    fn watch(self: Arc<Self>, body: Body) -> reqwest::Body {
-        reqwest::Body::wrap_stream(body.into_data_stream().inspect(move |piece| {
-            self.sent_at.store(clock::mono().as_ms(), Relaxed);
-            self.broken.fetch_or(piece.is_err(), Relaxed);
-        }))
-    }
 }
 
-/// A body that is sent only if the quota drawn for it still counts.
-struct Counted {
-    body: Option<Bytes>,
-    spend: Spend,
+/// What goes upstream.
+pub(crate) enum Outgoing {
+    /// Sent only if the quota drawn for it still counts, where there is one.
+    Held(Option<Bytes>, Option<Spend>),
+    /// Passed on as it comes, and watched.
+    Stream(Body, Arc<Upload>),
 }
 
-impl http_body::Body for Counted {
+impl http_body::Body for Outgoing {
     type Data = Bytes;
-    type Error = std::io::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
-        let Some(body) = self.body.take() else { return Poll::Ready(None) };
-        let boards = self.spend.board(clock::mono());
-        let lapsed = || std::io::Error::other("the quota for it has lapsed");
-        Poll::Ready(Some(boards.then(|| http_body::Frame::data(body)).ok_or_else(lapsed)))
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Self::Held(body, spend) => {
+                let Some(body) = body.take() else { return Poll::Ready(None) };
+                let boards = spend.as_ref().is_none_or(|spend| spend.board(clock::mono()));
+                Poll::Ready(Some(if boards {
+                    Ok(Frame::data(body))
+                } else {
+                    Err("the quota for it has lapsed".into())
+                }))
+            }
+            Self::Stream(body, upload) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                upload.sent_at.store(clock::mono().as_ms(), Relaxed);
+                upload.broken.fetch_or(matches!(frame, Some(Err(_))), Relaxed);
+                Poll::Ready(frame.map(|frame| Ok(frame?)))
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_none()
+        match self {
+            Self::Held(body, _) => body.is_none(),
+            Self::Stream(body, _) => body.is_end_stream(),
+        }
     }
 
-    fn size_hint(&self) -> http_body::SizeHint {
-        http_body::SizeHint::with_exact(self.body.as_ref().map_or(0, |body| body.len() as u64))
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Held(body, _) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Self::Stream(body, _) => body.size_hint(),
+        }
     }
 }
 
@@ -196,13 +209,30 @@ fn request(
     call: &mut Call,
     model: &Model,
     upload: &Arc<Upload>,
-) -> Option<reqwest::Request> {
+) -> Option<http::Request<Outgoing>> {
     let key = permit.key();
     let group = &permit.live.groups[key.group as usize];
     let upstream = permit.live.upstream_model(key.group as usize, model);
     let renamed = (upstream != call.model).then_some(upstream.as_str());
-    let url = url(group, call, renamed);
-    let mut request = reqwest::Request::new(call.method.clone(), url);
+    let uri = uri(group, call, renamed)?;
+    let top_p = permit.live.config.server.top_p;
+    let body = match &mut call.payload {
+        Payload::Held(body, _) if body.is_empty() => Outgoing::Held(None, None),
+        Payload::Held(body, _) => {
+            let body = edited(body, &call.model_at, renamed, call.top_p_at.zip(top_p));
+            // Whatever is counted is looked at once more when there is a connection to send it on.
+            Outgoing::Held(Some(body), permit.spend().counts().then(|| permit.spend().clone()))
+        }
+        Payload::Stream(body) => {
+            if !permit.spend().board(clock::mono()) {
+                return None;
+            }
+            Outgoing::Stream(body.take()?, upload.clone())
+        }
+    };
+    let mut request = http::Request::new(body);
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = uri;
     *request.headers_mut() = call.headers.clone();
     let bearer = match key.mode {
         AuthMode::Auto => call.surface == Surface::Compat,
@@ -217,34 +247,15 @@ fn request(
     {
         request.headers_mut().insert(trace::HEADER, step);
     }
-    let top_p = permit.live.config.server.top_p;
-    *request.body_mut() = match &mut call.payload {
-        Payload::Held(body, _) if body.is_empty() => None,
-        Payload::Held(body, _) => {
-            let body = edited(body, &call.model_at, renamed, call.top_p_at.zip(top_p));
-            // Whatever is counted is looked at once more when there is a connection to send it on.
-            Some(if permit.spend().counts() {
-                reqwest::Body::wrap(Counted { body: Some(body), spend: permit.spend().clone() })
-            } else {
-                body.into()
-            })
-        }
-        Payload::Stream(body) => {
-            if !permit.spend().board(clock::mono()) {
-                return None;
-            }
-            Some(upload.clone().watch(body.take()?))
-        }
-    };
     Some(request)
 }
 
-/// The upstream's URL. Only path and query are new: parsing the base again would cost more than all else here.
-fn url(group: &LiveGroup, call: &Call, renamed: Option<&str>) -> Url {
-    let mut url = if call.surface == Surface::Compat { group.compat.clone() } else { group.native.clone() };
-    let base = url.path().len();
-    let mut path = String::with_capacity(base + call.path.len() + 40);
-    path.push_str(url.path());
+/// Where upstream; `None` if a name in the path cannot be part of one. Only path and query are new: reading the base
+/// again would cost more than all else here.
+fn uri(group: &LiveGroup, call: &Call, renamed: Option<&str>) -> Option<Uri> {
+    let base = if call.surface == Surface::Compat { &group.compat } else { &group.native };
+    let mut path = String::with_capacity(base.path.len() + call.path.len() + call.query.len() + 40);
+    path.push_str(&base.path);
     match (&call.model_at, renamed) {
         (ModelAt::Path(at), Some(name)) => {
             path.push_str(&call.path[..at.start]);
@@ -253,9 +264,15 @@ fn url(group: &LiveGroup, call: &Call, renamed: Option<&str>) -> Url {
         }
         _ => path.push_str(&call.path),
     }
-    url.set_path(&path);
-    url.set_query(Some(call.query.as_str()).filter(|query| !query.is_empty()));
-    url
+    if !call.query.is_empty() {
+        path.push('?');
+        path.push_str(&call.query);
+    }
+    let mut parts = Parts::default();
+    parts.scheme = Some(base.scheme.clone());
+    parts.authority = Some(base.authority.clone());
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(Bytes::from(path)).ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 /// The body with the rewrites that the configuration asks for, and not one byte else changed.

@@ -60,7 +60,7 @@ impl Undelivered {
 
 /// The client of all receivers: it follows no redirect.
 pub(crate) fn client() -> reqwest::Result<Client> {
-    keyfleet_service::client::client(None, CONNECT)
+    keyfleet_service::client::elsewhere(CONNECT)
 }
 
 /// Sends a message to a receiver, once.

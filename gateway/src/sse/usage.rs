@@ -2,9 +2,9 @@
 
 use std::sync::LazyLock;
 
-use memchr::memmem::FinderRev;
+use memchr::memmem::{Finder, FinderRev};
 
-use super::{find, keep_seam};
+use super::keep_seam;
 
 /// Keeps the last usage that passed: the upstream's figures are running totals.
 #[derive(Debug, Default)]
@@ -24,6 +24,15 @@ pub(crate) struct Usage {
 }
 
 static USAGE: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new("\"usage"));
+/// What the native and the compat surface and interactions call their figures: the input, and what makes up the output.
+static FIGURES: LazyLock<[Vec<Finder<'static>>; 3]> = LazyLock::new(|| {
+    [
+        ["\"promptTokenCount\":", "\"candidatesTokenCount\":", "\"thoughtsTokenCount\":"].as_slice(),
+        &["\"prompt_tokens\":", "\"completion_tokens\":"],
+        &["\"total_input_tokens\":", "\"total_output_tokens\":", "\"total_thought_tokens\":"],
+    ]
+    .map(|names| names.iter().map(|name| Finder::new(*name)).collect())
+});
 /// A usage object is shorter than this.
 const MAX_USAGE: usize = 2_048;
 /// The length of the longest name, with its quotes and colon.
@@ -76,25 +85,17 @@ impl UsageWatch {
 
     /// The last usage.
     pub(crate) fn read(&self) -> Option<Usage> {
-        let number = |name: &str| -> Option<u64> {
-            let at = find(&self.last, name.as_bytes())? + name.len();
-            let rest = self.last[at..].trim_ascii_start();
-            let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
-            std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
-        };
-        let native = number("\"promptTokenCount\":").map(|input| {
-            let output = number("\"candidatesTokenCount\":").unwrap_or_default();
-            Usage { input, output: output + number("\"thoughtsTokenCount\":").unwrap_or_default() }
-        });
-        let compat = || {
-            let input = number("\"prompt_tokens\":")?;
-            Some(Usage { input, output: number("\"completion_tokens\":").unwrap_or_default() })
-        };
-        let of_interaction = || {
-            let input = number("\"total_input_tokens\":")?;
-            let output = number("\"total_output_tokens\":").unwrap_or_default();
-            Some(Usage { input, output: output + number("\"total_thought_tokens\":").unwrap_or_default() })
-        };
-        native.or_else(compat).or_else(of_interaction)
+        FIGURES.iter().find_map(|names| {
+            let mut figures = names.iter().map(|name| self.figure(name));
+            let input = figures.next()??;
+            Some(Usage { input, output: figures.flatten().sum() })
+        })
+    }
+
+    fn figure(&self, name: &Finder<'_>) -> Option<u64> {
+        let at = name.find(&self.last)? + name.needle().len();
+        let rest = self.last[at..].trim_ascii_start();
+        let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
     }
 }

@@ -3,6 +3,7 @@
 mod access;
 mod bodies;
 mod browsers;
+mod egress;
 mod groups;
 mod headers;
 mod https;

@@ -18,7 +18,7 @@ async fn trusting(sim: &Sim) -> (Gateway, TempDir) {
     trusting_with(sim, sim.config()).await
 }
 
-async fn trusting_with(sim: &Sim, config: Value) -> (Gateway, TempDir) {
+pub(super) async fn trusting_with(sim: &Sim, config: Value) -> (Gateway, TempDir) {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("trusted.pem");
     std::fs::write(&file, sim.certificate()).expect("the certificate is written");

@@ -1,8 +1,9 @@
-//! What a request costs in instructions, which are the same on a busy machine: without quotas, with them, and as one of
-//! many replicas. Each gateway runs in valgrind twice, with few and with many requests; the difference is theirs.
+//! What a request costs in instructions, which are the same on a busy machine: without metrics, without quotas, with
+//! them, as one of many replicas, and with traces. Each gateway runs in valgrind twice, with few and with many requests; the difference is theirs.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -19,6 +20,9 @@ use crate::table::{Gate, Row};
 use crate::upstream::Upstream;
 use crate::wire;
 
+const GATEWAY: &str = "gateway";
+/// The same, but requests are not counted.
+const UNCOUNTED: &str = "gateway-uncounted";
 const FEW: u32 = 400;
 const MANY: u32 = 2_400;
 const CONNECTIONS: u32 = 4;
@@ -34,18 +38,28 @@ pub(crate) async fn instructions(lab: &Lab) -> io::Result<Vec<Row>> {
     let quota = json!({"learn_limits": false, "lease_wait_ms": LEASE_WAIT_MS});
     let limits =
         json!([{"models": "*", "rpm": PER_MINUTE, "tpm": 1_000 * PER_MINUTE, "rpd": 1_000 * PER_MINUTE}]);
-    let without = per_request(lab, &upstream, &json!({"quota": quota})).await?;
-    let alone = per_request(lab, &upstream, &json!({"limits": limits, "quota": quota})).await?;
+    let uncounted = per_request(lab, UNCOUNTED, &upstream, &json!({"quota": quota})).await?;
+    let without = per_request(lab, GATEWAY, &upstream, &json!({"quota": quota})).await?;
+    let alone = per_request(lab, GATEWAY, &upstream, &json!({"limits": limits, "quota": quota})).await?;
+    let collector = Collector::start()?;
+    let traced = |ratio: f64| {
+        let telemetry = json!({"endpoint": collector.url, "sampling_ratio": ratio});
+        json!({"quota": quota, "telemetry": telemetry})
+    };
+    let sampled = per_request(lab, GATEWAY, &upstream, &traced(0.1)).await?;
+    let whole = per_request(lab, GATEWAY, &upstream, &traced(1.0)).await?;
     let cluster = Servers::start(lab)?;
     let mut shared = cluster.config();
     shared["limits"] = limits;
-    shared["quota"] = quota;
+    shared["quota"] = quota.clone();
     let _coordinator = coordinator(lab, &upstream, &shared)?;
-    let replica = per_request(lab, &upstream, &shared).await?;
+    let replica = per_request(lab, GATEWAY, &upstream, &shared).await?;
     let of_gateway = |figure: f64| [(Contender::Gateway, figure)].into();
     let gate = |figure: f64| Gate::at_most(figure / without, 1.10, 1.05, 3, "×");
     Ok(vec![
-        Row::new("instructions per request, no quotas", of_gateway(without), 0),
+        Row::new("instructions per request, built without metrics", of_gateway(uncounted), 0),
+        Row::new("instructions per request, no quotas (÷ without metrics)", of_gateway(without), 0)
+            .gated(Gate::at_most(without / uncounted, 1.05, 1.02, 3, "×")),
         Row::new("instructions per request, three quotas (÷ none)", of_gateway(alone), 0).gated(gate(alone)),
         Row::new(
             "instructions per request, three quotas shared with other replicas (÷ none)",
@@ -53,25 +67,34 @@ pub(crate) async fn instructions(lab: &Lab) -> io::Result<Vec<Row>> {
             0,
         )
         .gated(gate(replica)),
+        Row::new("instructions per request, one trace in ten (÷ none)", of_gateway(sampled), 0)
+            .gated(gate(sampled)),
+        Row::new("instructions per request, every trace", of_gateway(whole), 0),
     ])
 }
 
 /// What one more request costs a gateway with this in its configuration.
-async fn per_request(lab: &Lab, upstream: &Upstream, more: &Value) -> io::Result<f64> {
-    let few = count(lab, upstream, more, FEW).await?;
-    let many = count(lab, upstream, more, MANY).await?;
+async fn per_request(lab: &Lab, program: &str, upstream: &Upstream, more: &Value) -> io::Result<f64> {
+    let few = count(lab, program, upstream, more, FEW).await?;
+    let many = count(lab, program, upstream, more, MANY).await?;
     let figure = (many - few) / f64::from(MANY - FEW);
     eprintln!("instructions: {figure:.0} per request");
     Ok(figure)
 }
 
 /// All instructions of a gateway that starts, answers so many requests, and ends.
-async fn count(lab: &Lab, upstream: &Upstream, more: &Value, requests: u32) -> io::Result<f64> {
+async fn count(
+    lab: &Lab,
+    program: &str,
+    upstream: &Upstream,
+    more: &Value,
+    requests: u32,
+) -> io::Result<f64> {
     let address = free_address()?;
     let config = gateway_config(lab, address, upstream, more)?;
     let counted = lab.file("callgrind");
     let _ = fs::remove_file(&counted);
-    let gateway = Counted::start(lab, &config, &counted)?;
+    let gateway = Counted::start(&lab.program(program), &config, &counted)?;
     wire::until_answering(address, TOKEN)?;
     let plan =
         ["closed".to_owned(), format!("--connections={CONNECTIONS}"), format!("--requests={requests}")];
@@ -91,12 +114,12 @@ async fn count(lab: &Lab, upstream: &Upstream, more: &Value, requests: u32) -> i
 struct Counted(Child);
 
 impl Counted {
-    fn start(lab: &Lab, config: &Path, counted: &Path) -> io::Result<Self> {
+    fn start(gateway: &Command, config: &Path, counted: &Path) -> io::Result<Self> {
         let mut command = Command::new(std::env::var_os("VALGRIND").unwrap_or_else(|| "valgrind".into()));
         let mut out = std::ffi::OsString::from("--callgrind-out-file=");
         out.push(counted);
         command.args(["--quiet", "--tool=callgrind"]).arg(out);
-        command.arg(lab.program("gateway").get_program()).arg("--config").arg(config);
+        command.arg(gateway.get_program()).arg("--config").arg(config);
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self(command.spawn()?))
     }
@@ -120,6 +143,48 @@ impl Drop for Counted {
         // An error: it has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Takes whatever is sent to it over HTTP, and says that this is well.
+struct Collector {
+    url: String,
+}
+
+impl Collector {
+    /// It ends with this process.
+    fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let url = format!("http://{}", listener.local_addr()?);
+        thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                // An error: the gateway has ended.
+                thread::spawn(move || drop(Self::take(connection)));
+            }
+        });
+        Ok(Self { url })
+    }
+
+    fn take(connection: TcpStream) -> io::Result<()> {
+        let mut answers = connection.try_clone()?;
+        let mut requests = BufReader::new(connection);
+        loop {
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                if requests.read_line(&mut line)? == 0 {
+                    return Ok(());
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+                let header =
+                    line.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+                length = header.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(length);
+            }
+            io::copy(&mut requests.by_ref().take(length), &mut io::sink())?;
+            answers.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        }
     }
 }
 

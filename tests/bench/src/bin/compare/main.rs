@@ -53,7 +53,7 @@ enum Scenario {
     Start,
     /// Ten keys of 20 requests per five seconds
     Quota,
-    /// What quotas cost a request, in instructions
+    /// What quotas and traces cost a request, in instructions
     Instructions,
 }
 
