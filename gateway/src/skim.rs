@@ -139,7 +139,9 @@ impl Skim {
     }
 
     fn reference(&mut self, text: &[u8]) {
-        if text.len() > MAX_NAME || self.references.len() >= MAX_REFERENCES {
+        // How a resource, a URL of one, or an escape begins: few strings do.
+        let may_name = text.first().is_some_and(|first| b"\\hfcbito".contains(first));
+        if !may_name || text.len() > MAX_NAME || self.references.len() >= MAX_REFERENCES {
             return;
         }
         let text = unescaped(text);
@@ -267,6 +269,13 @@ mod tests {
             ["files/abc-1", "cachedContents/c_2"],
             "escaped"
         );
+    }
+
+    #[test]
+    fn every_kind_of_resource_is_looked_for() {
+        for kind in RESOURCES {
+            assert_eq!(references(&format!(r#"{{"a":"{kind}x"}}"#)), [format!("{kind}x")]);
+        }
     }
 
     #[test]
