@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::smoke;
+
 /// One dependable endpoint out of many Gemini API keys.
 #[derive(Debug, Parser)]
 #[command(name = "gateway", version, about, disable_help_subcommand = true)]
@@ -29,7 +31,7 @@ pub(crate) struct Options {
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
     /// Run the gateway (the default)
     Serve,
@@ -39,6 +41,8 @@ pub(crate) enum Command {
     PrintConfig,
     /// Ask a running gateway on this machine whether it is alive
     Healthcheck,
+    /// Check a running deployment from outside, as its clients use it
+    Smoke(smoke::Options),
     /// Show the version
     Version,
     /// Print a completion script for a shell

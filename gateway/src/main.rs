@@ -2,6 +2,7 @@
 
 mod cli;
 mod follow;
+mod smoke;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,15 +41,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve);
-    match command {
+    match &command {
         Command::Version => {
             println!("gateway {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "gateway", &mut io::stdout());
+            clap_complete::generate(*shell, &mut Cli::command(), "gateway", &mut io::stdout());
             return ExitCode::SUCCESS;
         }
+        Command::Smoke(options) => return smoke::run(options),
         _ => {}
     }
     let options = cli.options;

@@ -12,6 +12,7 @@ mod readme;
 mod resources;
 mod sdk_matrix;
 mod secrets;
+mod smoke;
 mod storm;
 mod streams;
 mod surface;

@@ -203,7 +203,7 @@ fn command(arguments: &[&str], folder: &Path) -> Command {
 }
 
 /// One of our binaries in this folder, with nothing of our own environment that it would take for configuration.
-pub(crate) fn program(name: &str, folder: &Path) -> Command {
+pub fn program(name: &str, folder: &Path) -> Command {
     let mut command = Command::new(binary(name));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
