@@ -24,14 +24,18 @@ use keyfleet_service::clock;
 use keyfleet_service::config::Config;
 use keyfleet_service::exposition::{Exposition, expose};
 use keyfleet_service::follow::Reloads;
+use keyfleet_service::supervisor;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Figures;
 use crate::shown::{Listing, Replica, Said, Status, seconds_up};
 
 /// How long the leader of this process may take to answer. A commit that the store answers late is within it.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often readiness is looked at before it is told.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long a scraper's figures wait for the ledger.
 const GLANCE: Duration = Duration::from_millis(500);
 
@@ -81,6 +85,24 @@ impl Api {
         health.control.up && health.bulk.up
     }
 
+    /// What it does for the deployment, or why nothing yet.
+    fn role(&self) -> Result<String, &'static str> {
+        let pulse = self.desk.pulse();
+        let epoch = pulse.epoch;
+        match &pulse.role {
+            _ if !pulse.store_up => Err("Redis does not answer"),
+            Role::Unknown if !self.bus_up() => {
+                Err("NATS does not answer, so that this coordinator cannot lead")
+            }
+            Role::Unknown => Err("nobody is known to lead"),
+            Role::Leading => Ok(format!("leading in epoch {epoch}")),
+            Role::Standby(_) => {
+                let leader = self.leader(&pulse).unwrap_or_default();
+                Ok(format!("standing by, {leader} leads in epoch {epoch}"))
+            }
+        }
+    }
+
     fn lag(&self, pulse: &Pulse) -> Option<Lag> {
         pulse.lag(self.nats.health().tail)
     }
@@ -109,18 +131,19 @@ impl Api {
 
 /// 200 while the store answers and somebody leads.
 async fn ready(State(api): State<Arc<Api>>) -> Response {
-    let pulse = api.desk.pulse();
-    let epoch = pulse.epoch;
-    let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response();
-    match &pulse.role {
-        _ if !pulse.store_up => not("Redis does not answer"),
-        Role::Unknown if !api.bus_up() => not("NATS does not answer, so that this coordinator cannot lead"),
-        Role::Unknown => not("nobody is known to lead"),
-        Role::Leading => format!("ready: leading in epoch {epoch}\n").into_response(),
-        Role::Standby(_) => {
-            let leader = api.leader(&pulse).unwrap_or_default();
-            format!("ready: standing by, {leader} leads in epoch {epoch}\n").into_response()
+    match api.role() {
+        Ok(role) => format!("ready: {role}\n").into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
+    }
+}
+
+/// Tells the service manager as soon as this coordinator is ready.
+pub(crate) async fn tell_ready(api: Arc<Api>, stop: CancellationToken) {
+    while api.role().is_err() || !supervisor::ready() {
+        if stop.is_cancelled() {
+            return;
         }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -132,6 +132,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
         reading: Mutex::new(()),
     };
     let api = Arc::new(api);
+    shutdown.tasks().spawn(api::tell_ready(api.clone(), shutdown.soft().clone()));
     let served = listen::serve(listener, api::router(api), Limits::USUAL, shutdown.soft().clone());
     shutdown.spawn_critical("listener", served);
     let fabric = coordinator::Fabric {

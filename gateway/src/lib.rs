@@ -57,6 +57,7 @@ use keyfleet_service::follow::Reloads;
 use keyfleet_service::logging::{AccessLog, LogFormat};
 use keyfleet_service::reach::Reach;
 use keyfleet_service::shutdown::Shutdown;
+use keyfleet_service::supervisor;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,12 @@ use crate::pool::Pool;
 
 /// After the drain, what is left gets this long to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Then state is written and spans are sent: far more than that takes.
+const EPILOGUE: Duration = Duration::from_secs(25);
+
+/// How often readiness is looked at before it is told.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A leader that is silent for so long may be gone.
 const LED: Duration = Duration::from_secs(1);
@@ -228,9 +235,11 @@ pub async fn run(
         }
         None => None,
     };
+    shutdown.tasks().spawn(tell_ready(app.clone()));
     serve::accept(listeners.clients, &workers, &soft).await;
 
     let patience = config.borrow().server.drain_timeout;
+    supervisor::ends_within(patience + FAREWELL + EPILOGUE);
     let ended = serve::close(workers);
     drain(ended, patience, &app).await;
     stop_sync.cancel();
@@ -239,6 +248,16 @@ pub async fn run(
         let _ = task.await;
     }
     Ok(())
+}
+
+/// Tells the service manager as soon as requests are answered.
+async fn tell_ready(app: Arc<App>) {
+    while app.why_not_ready().is_some() || !supervisor::ready() {
+        if app.soft.is_cancelled() {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Waits for the workers, at first patiently. Those that do not end are left behind, for the process to end with.

@@ -19,6 +19,7 @@ use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use keyfleet_service::supervisor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -64,9 +65,12 @@ fn start_with(
     let count = open.clone();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_io_events_per_tick(ROUND).build()?;
-    let thread = std::thread::Builder::new()
-        .name(name)
-        .spawn(move || runtime.block_on(work(accepted, entrance, count, soft, patience)))?;
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        runtime.block_on(async {
+            tokio::spawn(supervisor::pulse());
+            work(accepted, entrance, count, soft, patience).await;
+        });
+    })?;
     Ok(ServingThread { connections, open, thread })
 }
 

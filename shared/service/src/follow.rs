@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Config, Inputs, Loaded, Sources};
 use crate::exposition::{Sheet, Written, counter};
 use crate::reload::{ConfigWatch, Reason};
+use crate::supervisor;
 
 /// Reads the configuration again when a signal or a change on disk says so, until `stop`. A good one, by `check` too, is
 /// handed to `take`; a bad one changes nothing, and `take` gets `None`.
@@ -29,6 +30,7 @@ pub async fn follow(
             reason = watcher.changed() => reason,
         };
         let why = if reason == Reason::Signal { "SIGHUP" } else { "the file changed" };
+        supervisor::reloading();
         let problem = match config::load(&sources) {
             Ok(next) => {
                 watcher.follow(next.inputs.clone());
@@ -36,6 +38,7 @@ pub async fn follow(
                     Ok(()) => {
                         next.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                         take(Some(next.config));
+                        supervisor::reloaded(true);
                         tracing::info!(why, "the configuration was read again and is in force");
                         continue;
                     }
@@ -48,6 +51,7 @@ pub async fn follow(
             }
         };
         take(None);
+        supervisor::reloaded(false);
         tracing::error!(why, "the configuration is NOT in force, the old one still is:\n{problem}");
     }
 }

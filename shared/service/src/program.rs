@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::config::{EXIT_CODE, Loaded};
 use crate::logging::{self, LogFormat};
-use crate::telemetry;
+use crate::{supervisor, telemetry};
 
 /// Runs the program called `name` until `run` ends, which gets what was loaded.
 pub fn serve<F>(name: &str, loaded: Loaded, run: impl FnOnce(Loaded) -> F) -> ExitCode
@@ -24,6 +24,7 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
         let ended = runtime.block_on(async {
+            tokio::spawn(supervisor::watchdog());
             let ended = run(loaded).await;
             telemetry::flush().await;
             ended

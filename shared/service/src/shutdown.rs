@@ -12,6 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::supervisor;
+
 /// The exit code after a background task died (`EX_SOFTWARE` of sysexits).
 pub const TASK_DIED: i32 = 70;
 
@@ -52,6 +54,7 @@ impl Shutdown {
     async fn obey(self, (mut terminate, mut interrupt): (Signal, Signal)) {
         let name = next(&mut terminate, &mut interrupt).await.0;
         tracing::info!(signal = name, "shutting down; a second signal ends the process at once");
+        supervisor::stopping();
         self.inner.soft.cancel();
         let (name, code) = next(&mut terminate, &mut interrupt).await;
         tracing::warn!(signal = name, "ending at once");

@@ -15,5 +15,6 @@ mod secrets;
 mod smoke;
 mod storm;
 mod streams;
+mod supervised;
 mod surface;
 mod traces;

@@ -33,7 +33,7 @@ fn failed(ended: &Ended) -> Vec<String> {
 
 fn line<'a>(ended: &'a Ended, check: &str) -> &'a str {
     let has = |line: &&str| line.get(8..).is_some_and(|rest| rest.starts_with(check));
-    ended.said.lines().find(has).unwrap_or_else(|| panic!("no check {check}: {}", ended.said))
+    ended.said.lines().find(has).expect("each check has a line")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

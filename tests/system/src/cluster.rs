@@ -183,6 +183,11 @@ impl Cluster {
         member.links.as_ref().expect("a cluster with links").each_ref()
     }
 
+    /// The configuration of a process, for one that joins.
+    pub fn config_file(&self, part: Part) -> PathBuf {
+        self.process(part).config_file()
+    }
+
     /// Everything that a process has written to its outputs, over all its starts.
     pub fn log(&self, part: Part) -> String {
         self.process(part).log()

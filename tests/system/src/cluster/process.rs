@@ -103,6 +103,10 @@ impl Process {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
+    pub(super) fn config_file(&self) -> PathBuf {
+        self.folder.join("config.yaml")
+    }
+
     pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
