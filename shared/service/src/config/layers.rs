@@ -1,6 +1,7 @@
 //! The layers file < environment < command line, merged by figment. Defaults are with the options' readers.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -19,6 +20,10 @@ const SHORT: [(&str, &[&str]); 3] =
 /// The variables that hold keys without any file, or name a file with them.
 pub(super) const KEYS: &str = "GEMINI_API_KEYS";
 pub(super) const KEYS_FILE: &str = "GEMINI_API_KEYS_FILE";
+
+/// Where systemd puts what `LoadCredential=` names, and how a file name begins that lies there.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+pub(super) const IN_CREDENTIALS: &str = "${CREDENTIALS_DIRECTORY}/";
 
 /// One layer, as figment's metadata names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,11 +78,14 @@ pub(super) struct Environment {
     pub content: Dict,
     pub variables: BTreeMap<Path, String>,
     pub problems: Vec<Problem>,
+    /// The folder that [`IN_CREDENTIALS`] stands for.
+    pub credentials: Option<PathBuf>,
 }
 
 impl Environment {
     pub(super) fn of(variables: &BTreeMap<String, String>) -> Self {
-        let mut environment = Self::default();
+        let credentials = variables.get(CREDENTIALS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+        let mut environment = Self { credentials, ..Self::default() };
         for (variable, path) in SHORT {
             if let Some(text) = variables.get(variable) {
                 environment.set(variable, path, text);

@@ -9,7 +9,7 @@ use figment::Figment;
 use figment::value::{Dict, Tag, Value};
 
 use super::inputs::Inputs;
-use super::layers::{Environment, Layer};
+use super::layers::{Environment, IN_CREDENTIALS, Layer};
 use super::place::{Origin, Path};
 use super::print::Setting;
 use super::problem::Problem;
@@ -50,8 +50,13 @@ impl Context {
         })
     }
 
-    /// A path of the configuration file is relative to that file, one of another layer to the current folder.
+    /// A path of the configuration file is relative to that file, one of another layer to the current folder, and one that
+    /// begins with `${CREDENTIALS_DIRECTORY}/` to what systemd gives the unit.
     pub(super) fn resolve(&self, path: &str, origin: &Origin) -> PathBuf {
+        if let (Some(name), Some(folder)) = (path.strip_prefix(IN_CREDENTIALS), &self.environment.credentials)
+        {
+            return folder.join(name);
+        }
         match (origin, self.file.as_deref().and_then(FilePath::parent)) {
             (Origin::File { .. } | Origin::Default, Some(folder)) => folder.join(path),
             _ => PathBuf::from(path),

@@ -276,6 +276,19 @@ fn keys_of_the_variable_are_a_group_of_their_own() {
 }
 
 #[test]
+fn files_may_lie_in_the_folder_of_credentials() {
+    let file = "server: {admin_token_file: \"${CREDENTIALS_DIRECTORY}/empty\"}
+groups: [{name: g, api_keys_file: \"${CREDENTIALS_DIRECTORY}/keys\"}]";
+    let case = Case::file(file).and_file("keys", "a\nb\n").and_file("empty", "");
+    let loaded = case.env("CREDENTIALS_DIRECTORY", "@").load();
+    assert_eq!(secrets(&loaded.config.groups[0]), ["a", "b"]);
+    assert_eq!(loaded.config.server.admin_token, None, "an empty file is no secret");
+    assert!(loaded.inputs.paths().any(|path| path.ends_with("keys")));
+    let problems = Case::file(file).problems();
+    assert_eq!(problems.matches("CREDENTIALS_DIRECTORY is not set").count(), 2, "{problems}");
+}
+
+#[test]
 fn a_key_has_options_of_its_own_and_its_groups_ones_else() {
     let case = Case::file(
         "groups:

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::layers::IN_CREDENTIALS;
 use super::print::{HIDDEN, quoted};
 use super::reader::{Field, Section};
 use super::schema::Secret;
@@ -190,6 +191,13 @@ impl<'c> Section<'c> {
 impl Field<'_> {
     /// The content of a file that this option names, and its path.
     pub(super) fn content(&self, name: &str) -> Option<(String, PathBuf)> {
+        if name.starts_with(IN_CREDENTIALS) && self.cx.environment.credentials.is_none() {
+            self.problem(
+                "CREDENTIALS_DIRECTORY is not set: systemd sets it for units with LoadCredential=; by hand, set it to \
+                 the folder with these files",
+            );
+            return None;
+        }
         let path = self.cx.resolve(name, &self.origin);
         match self.cx.inputs.borrow_mut().read(&path) {
             Ok(content) => Some((content, path)),
