@@ -144,6 +144,11 @@ need_redis_server() {
     fi
 }
 
+# Judges the units; nothing of it is started.
+need_systemd_analyze() {
+    command -v systemd-analyze >/dev/null || system_packages systemd
+}
+
 # Sets PROMETHEUS and PROMTOOL. Installing Debian's package would start a server, so it is only unpacked.
 need_prometheus() {
     PROMETHEUS=$(command -v prometheus || true) PROMTOOL=$(command -v promtool || true)

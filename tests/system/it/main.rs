@@ -4,6 +4,7 @@
 mod aborted;
 mod cluster;
 mod heartbeat;
+mod install;
 mod lifecycle;
 mod metrics;
 mod outcomes;

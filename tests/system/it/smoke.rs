@@ -161,7 +161,7 @@ async fn one_that_is_not_ready_says_why() {
     let port = free_port().to_string();
     let mut command = program("gateway", folder.path());
     command.args(["-p", &port]);
-    let gateway = Supervised::start(command);
+    let gateway = Supervised::start(command, SOON);
     let url = format!("http://127.0.0.1:{port}");
     let client = Client::new(url.clone());
     eventually("it lives", SOON, || async { client.get("/health").await.ok().map(drop) }).await;

@@ -31,9 +31,9 @@ impl Service {
         fs::write(folder.path().join("config.yaml"), config.to_string()).expect("the configuration");
         let port = free_port().to_string();
         let mut command = program(name, folder.path());
-        command.args(["-p", &port]).env("WATCHDOG_USEC", PATIENCE.as_micros().to_string());
+        command.args(["-p", &port]);
         let client = Client::new(format!("http://127.0.0.1:{port}"));
-        Self { process: Supervised::start(command), client, folder }
+        Self { process: Supervised::start(command, PATIENCE), client, folder }
     }
 
     /// It answers, and its manager sees that it turns, but not that it is ready.

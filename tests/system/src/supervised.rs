@@ -22,13 +22,14 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// Starts it with `NOTIFY_SOCKET`, and without what else a manager may have told this process.
-    pub fn start(mut command: Command) -> Self {
+    /// Starts it with `NOTIFY_SOCKET`, under a watchdog of this patience.
+    pub fn start(mut command: Command, patience: Duration) -> Self {
         let folder = TempDir::new().expect("a folder for the service");
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket to be told on");
         let log = File::create(folder.path().join("log")).expect("a log file");
-        command.env_remove("WATCHDOG_PID").env("NOTIFY_SOCKET", &path).stdin(Stdio::null());
+        command.env_remove("WATCHDOG_PID").env("WATCHDOG_USEC", patience.as_micros().to_string());
+        command.env("NOTIFY_SOCKET", &path).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log file")).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { child, socket, folder }
