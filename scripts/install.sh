@@ -370,9 +370,9 @@ start_services() {
 next_steps() {
     cat <<TEXT
 
-Installed. Next, your Gemini API keys, one per line; then start it, and see whether it serves:
+Installed. Next, give it your Gemini API keys, start it, and see whether it serves:
 
-  sudo tee /etc/keyfleet/credentials/gemini-api-keys    # paste them, then Enter and Ctrl-D
+  sudo tee /etc/keyfleet/credentials/gemini-api-keys >/dev/null    # paste your keys, one per line, then Enter and Ctrl-D
   sudo systemctl enable --now keyfleet-gateway
   sudo KEYFLEET_SMOKE_TOKEN_FILE=/etc/keyfleet/credentials/client-token $prefix/bin/keyfleet-gateway smoke http://127.0.0.1:$PORT
 TEXT

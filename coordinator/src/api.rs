@@ -137,12 +137,17 @@ async fn ready(State(api): State<Arc<Api>>) -> Response {
     }
 }
 
-/// Tells the service manager as soon as this coordinator is ready.
+/// Tells the service manager as soon as this coordinator is ready, and what it waits for until then.
 pub(crate) async fn tell_ready(api: Arc<Api>, stop: CancellationToken) {
-    while api.role().is_err() || !supervisor::ready() {
-        if stop.is_cancelled() {
-            return;
+    let mut told = None;
+    while !stop.is_cancelled() {
+        let why = api.role().err();
+        match why {
+            None if supervisor::ready() => return,
+            Some(why) if told != Some(why) => supervisor::waiting(why),
+            _ => {}
         }
+        told = why;
         tokio::time::sleep(LOOK).await;
     }
 }

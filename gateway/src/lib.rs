@@ -250,12 +250,17 @@ pub async fn run(
     Ok(())
 }
 
-/// Tells the service manager as soon as requests are answered.
+/// Tells the service manager as soon as requests are answered, and what they wait for until then.
 async fn tell_ready(app: Arc<App>) {
-    while app.why_not_ready().is_some() || !supervisor::ready() {
-        if app.soft.is_cancelled() {
-            return;
+    let mut told = None;
+    while !app.soft.is_cancelled() {
+        let why = app.why_not_ready();
+        match why {
+            None if supervisor::ready() => return,
+            Some(why) if told != Some(why) => supervisor::waiting(why),
+            _ => {}
         }
+        told = why;
         tokio::time::sleep(LOOK).await;
     }
 }

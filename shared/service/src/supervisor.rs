@@ -13,6 +13,13 @@ use self::link::Link;
 
 static LINK: LazyLock<Option<Link>> = LazyLock::new(Link::of_environment);
 
+/// Requests are not answered yet, and why.
+pub fn waiting(why: &str) {
+    if let Some(link) = &*LINK {
+        link.waiting(why);
+    }
+}
+
 /// Requests are answered from now on. False: the manager could not be told, so ask again.
 pub fn ready() -> bool {
     LINK.as_ref().is_none_or(Link::ready)

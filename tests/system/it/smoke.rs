@@ -1,5 +1,6 @@
 //! `gateway smoke`: it passes where clients are served, and names what is wrong where they are not.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use keyfleet_simulator::{Action, Family, KeyState, Rule, World};
@@ -71,6 +72,27 @@ async fn a_good_deployment_passes() {
     assert!(sim.log().iter().any(|request| request.model.as_deref() == Some("gemini-2.5-pro")));
     let ended = program.env("KEYFLEET_SMOKE_TOKEN", TOKEN).run(&["smoke", &gateway.url()]).await;
     assert_eq!(ended.code, Some(2), "two tokens: {}", ended.said);
+}
+
+/// `scripts/smoke` is the same, with the gateway that it finds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_script_finds_a_gateway() {
+    let sim = Sim::start(World::pool(1, 1)).await;
+    let gateway = Gateway::start(sim.config()).await;
+    let folder = TempDir::new().expect("a folder");
+    let ours = program("gateway", folder.path());
+    let ours = Path::new(ours.get_program()).parent().expect("the folder of our programs");
+    let path = format!("{}:{}", ours.display(), std::env::var("PATH").expect("a PATH"));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/smoke");
+    let mut command = tokio::process::Command::new(script);
+    command
+        .arg(gateway.url())
+        .env("PATH", path)
+        .env_remove("KEYFLEET_SMOKE_TOKEN")
+        .current_dir(folder.path());
+    let output = command.output().await.expect("the script runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.ends_with("10 checks passed, 0 failed\n"), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,16 +31,20 @@ impl Service {
         fs::write(folder.path().join("config.yaml"), config.to_string()).expect("the configuration");
         let port = free_port().to_string();
         let mut command = program(name, folder.path());
-        command.args(["-p", &port]);
+        command.args(["-p", &port]).env("RUST_LOG", "info,keyfleet_service::supervisor=debug");
         let client = Client::new(format!("http://127.0.0.1:{port}"));
         Self { process: Supervised::start(command, PATIENCE), client, folder }
     }
 
-    /// It answers, and its manager sees that it turns, but not that it is ready.
+    /// It answers, and its manager sees that it turns and what it waits for, but not that it is ready.
     async fn is_alive_only(&self) {
         eventually("it lives", SOON, || async { self.client.get("/health").await.ok().map(drop) }).await;
-        for _ in 0..8 {
-            assert_eq!(self.process.told(SOON).await.as_deref(), Some(ALIVE), "{}", self.process.log());
+        let (mut beats, mut why) = (0, String::new());
+        while beats < 8 || !why.contains("not answer") {
+            let message = self.process.told(SOON).await.expect("it turns");
+            assert!(!message.contains("READY=1"), "{message}\n{}", self.process.log());
+            beats += usize::from(message == ALIVE);
+            why = message.strip_prefix("STATUS=not ready: ").map(str::to_owned).unwrap_or(why);
         }
         assert_eq!(self.client.get("/health/ready").await.expect("an answer").status, 503);
     }
@@ -89,11 +93,18 @@ async fn one_that_cannot_serve_yet_is_alive_and_not_ready() {
     }
 }
 
+/// A worker that stands still cannot be made from outside; but all of them are watched.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_stands_still_is_silent() {
     let sim = Sim::start(World::pool(1, 1)).await;
     let service = Service::start("gateway", &sim.config());
     service.process.tells("READY=1", SOON).await;
+    let workers = std::thread::available_parallelism().expect("a number of processors");
+    let watched = format!("\"threads\":{workers}");
+    eventually("every worker is watched", SOON, || async {
+        service.process.log().contains(&watched).then_some(())
+    })
+    .await;
     service.process.tells(ALIVE, SOON).await;
     service.process.signal(Signal::STOP);
     // What was sent before that is still there.

@@ -70,9 +70,15 @@ impl Link {
     fn tell(&self, message: &str) -> bool {
         let told = self.socket.send_to_addr(message.as_bytes(), &self.manager);
         if let Err(error) = &told {
-            tracing::debug!(%error, message, "the service manager was not told");
+            tracing::debug!(%error, told = message, "the service manager was not told");
         }
         told.is_ok()
+    }
+
+    pub(super) fn waiting(&self, why: &str) {
+        if *self.stage.lock() == Stage::Starting {
+            self.tell(&format!("STATUS=not ready: {why}"));
+        }
     }
 
     pub(super) fn ready(&self) -> bool {
@@ -129,8 +135,12 @@ impl Link {
         loop {
             ticks.tick().await;
             // Every one is looked at, since looking begins its next turn.
-            let stuck = self.beats.lock().iter().filter(|beat| !beat.swap(false, Relaxed)).count();
+            let (stuck, threads) = {
+                let beats = self.beats.lock();
+                (beats.iter().filter(|beat| !beat.swap(false, Relaxed)).count(), beats.len())
+            };
             if stuck == 0 {
+                tracing::debug!(threads, "every thread turns");
                 self.tell("WATCHDOG=1");
             } else {
                 tracing::warn!(
@@ -191,6 +201,8 @@ mod tests {
         link.reloading();
         link.reloaded(true);
         assert!(nothing(&socket), "it does not serve yet");
+        link.waiting("for a test");
+        assert_eq!(next(&socket, LONG).unwrap(), "STATUS=not ready: for a test");
         assert!(link.ready() && link.ready());
         assert_eq!(next(&socket, LONG).unwrap(), "READY=1\nSTATUS=serving");
         link.reloading();
@@ -202,6 +214,7 @@ mod tests {
         link.stopping();
         assert!(next(&socket, LONG).unwrap().starts_with("STOPPING=1\n"));
         link.ready();
+        link.waiting("for nothing");
         link.reloading();
         link.reloaded(true);
         assert!(nothing(&socket), "it serves no more");
