@@ -22,7 +22,7 @@ use keyfleet_fabric::bus::nats::Nats;
 use keyfleet_fabric::store::StateStore;
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
-use keyfleet_service::exposition::{Exposition, expose};
+use keyfleet_service::exposition::{self, Exposition, expose};
 use keyfleet_service::follow::Reloads;
 use keyfleet_service::supervisor;
 use serde_json::{Value, json};
@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a scraper's figures wait for the ledger.
 const GLANCE: Duration = Duration::from_millis(500);
+
+/// Every name of a figure begins with it.
+const PREFIX: &str = "keyfleet_coordinator";
 
 /// What the routes work with.
 pub(crate) struct Api {
@@ -189,9 +192,19 @@ async fn detailed(State(api): State<Arc<Api>>) -> Json<Value> {
 }
 
 async fn show_metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+    let Exposition { content_type, text } = expose(PREFIX, figures(&api).await, &headers);
+    ([(CONTENT_TYPE, content_type)], text).into_response()
+}
+
+/// The figures for a collector.
+pub(crate) async fn openmetrics(api: Arc<Api>) -> String {
+    exposition::openmetrics(PREFIX, figures(&api).await)
+}
+
+async fn figures(api: &Api) -> Figures {
     let (standing, overview) = tokio::join!(api.desk.standing(GLANCE), api.desk.overview(GLANCE));
     let (pulse, bus) = (api.desk.pulse(), api.nats.health());
-    let figures = Figures {
+    Figures {
         lag: pulse.lag(bus.tail),
         pulse,
         standing: standing.ok(),
@@ -201,9 +214,7 @@ async fn show_metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Respon
         bus_unread: bus.skipped,
         bus_rebuilds: bus.rebuilds,
         reloads: *api.reloads.borrow(),
-    };
-    let Exposition { content_type, text } = expose("keyfleet_coordinator", figures, &headers);
-    ([(CONTENT_TYPE, content_type)], text).into_response()
+    }
 }
 
 fn role(pulse: &Pulse) -> &'static str {

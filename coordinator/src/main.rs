@@ -26,8 +26,10 @@ use keyfleet_service::healthcheck::healthcheck;
 use keyfleet_service::program;
 use keyfleet_service::reach;
 use keyfleet_service::shutdown::Shutdown;
+use keyfleet_service::telemetry;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::cli::{Cli, Command};
@@ -133,6 +135,12 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     };
     let api = Arc::new(api);
     shutdown.tasks().spawn(api::tell_ready(api.clone(), shutdown.soft().clone()));
+    let stop_metrics = CancellationToken::new();
+    let metrics = telemetry::metrics().map(|push| {
+        let api = api.clone();
+        let push = push.run(move || api::openmetrics(api.clone()), stop_metrics.clone());
+        shutdown.spawn_critical_until(&stop_metrics, "metrics", push)
+    });
     let served = listen::serve(listener, api::router(api), Limits::USUAL, shutdown.soft().clone());
     shutdown.spawn_critical("listener", served);
     let fabric = coordinator::Fabric {
@@ -145,6 +153,11 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     let serving = Box::pin(coordinator::serve(in_force, fabric, post, shutdown.soft().clone()));
     let reaching = Box::pin(reach_redis(&store, redis, Part::Leads, shutdown.soft()));
     meanwhile(reaching, serving).await?;
+    stop_metrics.cancel();
+    if let Some(metrics) = metrics {
+        // A panic in it would have ended the process.
+        let _ = metrics.await;
+    }
     if shutdown.soft().is_cancelled() {
         Ok(())
     } else {

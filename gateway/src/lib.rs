@@ -58,6 +58,7 @@ use keyfleet_service::logging::{AccessLog, LogFormat};
 use keyfleet_service::reach::Reach;
 use keyfleet_service::shutdown::Shutdown;
 use keyfleet_service::supervisor;
+use keyfleet_service::telemetry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -215,6 +216,13 @@ pub async fn run(
     let stop_sync = CancellationToken::new();
     let sync = shutdown.spawn_critical_until(&stop_sync, "sync", sync::run(app.clone(), stop_sync.clone()));
     shutdown.spawn_critical("reload", follow(app.clone(), config.clone(), count, app.soft.clone()));
+    let stop_metrics = CancellationToken::new();
+    let metrics = telemetry::metrics().map(|push| {
+        let app = app.clone();
+        let gather = move || std::future::ready(ops::openmetrics(&app));
+        let push = push.run(gather, stop_metrics.clone());
+        shutdown.spawn_critical_until(&stop_metrics, "metrics", push)
+    });
 
     let soft = app.soft.clone();
     let with_ops = listeners.ops.is_none();
@@ -246,6 +254,11 @@ pub async fn run(
     for task in ops.into_iter().chain([sync]) {
         // A panic in it would have ended the process.
         let _ = task.await;
+    }
+    // The last figures tell of everything.
+    stop_metrics.cancel();
+    if let Some(metrics) = metrics {
+        let _ = metrics.await;
     }
     Ok(())
 }

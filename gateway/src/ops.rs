@@ -9,7 +9,7 @@ use keyfleet_core::id::{KeyId, ProjectId};
 use keyfleet_core::message::{Answer, Ask, Operation, Subject};
 use keyfleet_core::time::{Mono, Now};
 use keyfleet_service::clock;
-use keyfleet_service::exposition::{Exposition, expose};
+use keyfleet_service::exposition::{self, Exposition, expose};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use subtle::ConstantTimeEq as _;
 use crate::App;
 use crate::metrics::{KeyFigures, Readings, Scrape};
 use crate::pool::Blocked;
+
+/// Every name of a figure begins with it.
+const PREFIX: &str = "keyfleet";
 
 /// 200 while the process is alive; asks nobody.
 pub(crate) async fn health() -> &'static str {
@@ -35,9 +38,17 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
 
 /// The figures for a scraper, in the format that it asks for.
 pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    let scrape = Scrape { metrics: app.metrics.clone(), readings: readings(&app) };
-    let Exposition { content_type, text } = expose("keyfleet", scrape, &headers);
+    let Exposition { content_type, text } = expose(PREFIX, scrape(&app), &headers);
     ([(CONTENT_TYPE, content_type)], text).into_response()
+}
+
+/// The same for a collector.
+pub(crate) fn openmetrics(app: &App) -> String {
+    exposition::openmetrics(PREFIX, scrape(app))
+}
+
+fn scrape(app: &App) -> Scrape {
+    Scrape { metrics: app.metrics.clone(), readings: readings(app) }
 }
 
 /// What can be looked up for a scraper.

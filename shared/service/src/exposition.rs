@@ -1,7 +1,8 @@
 //! What a scraper gets: `OpenMetrics` with exemplars if it asks for that, else the older text format, which everything
-//! reads. The older one is translated from the newer, so that both tell the same.
+//! reads. The older one is translated from the newer, and so is what a collector gets, so that all tell the same.
 
 mod negotiate;
+pub(crate) mod otlp;
 mod plain;
 mod process;
 
@@ -26,9 +27,19 @@ pub struct Exposition {
     pub text: String,
 }
 
-/// Tells the figures of a program and of its process, in the format that the scraper's headers ask for. Every name begins
-/// with `prefix`, but for those of the process, which are the same in all programs.
+/// Tells the figures of a program and of its process, in the format that the scraper's headers ask for.
 pub fn expose(prefix: &str, figures: impl Collector, headers: &HeaderMap) -> Exposition {
+    let text = openmetrics(prefix, figures);
+    if negotiate::asks_for_openmetrics(headers) {
+        Exposition { content_type: OPENMETRICS, text }
+    } else {
+        Exposition { content_type: PLAIN, text: plain::plain(&text) }
+    }
+}
+
+/// Tells the same as `OpenMetrics`. Every name begins with `prefix`, but for those of the process, which are the same in
+/// all programs.
+pub fn openmetrics(prefix: &str, figures: impl Collector) -> String {
     let (mut own, mut process) = (Registry::with_prefix(prefix), Registry::default());
     own.register_collector(Box::new(figures));
     process.register_collector(Box::new(Process::read()));
@@ -36,11 +47,7 @@ pub fn expose(prefix: &str, figures: impl Collector, headers: &HeaderMap) -> Exp
     // Writing to a string cannot fail.
     let _ = prometheus_client::encoding::text::encode_registry(&mut text, &own);
     let _ = prometheus_client::encoding::text::encode(&mut text, &process);
-    if negotiate::asks_for_openmetrics(headers) {
-        Exposition { content_type: OPENMETRICS, text }
-    } else {
-        Exposition { content_type: PLAIN, text: plain::plain(&text) }
-    }
+    text
 }
 
 /// Where figures are written down, one name at a time.

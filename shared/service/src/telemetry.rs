@@ -1,4 +1,5 @@
-//! Spans for an OTLP collector. Without an endpoint there is no exporter and no thread, and [`get`] says so.
+//! Spans and metrics for an OTLP collector. Without an endpoint there is no exporter and no thread, and [`get`] says so;
+//! metrics wait for somebody to ask for them besides ([`metrics`](fn@metrics)).
 //!
 //! Which traces are kept is decided where they begin ([`Telemetry::samples`]). Whoever has finished something that is
 //! kept leaves a [`Record`] of it: that never waits, and one thread makes spans of the records and sends them. What has
@@ -7,8 +8,12 @@
 //! Only what is rare goes through `tracing` ([`TARGET`]): a subscriber costs every request something, sampled or not.
 
 mod export;
+mod metrics;
+mod resource;
 mod sampler;
 mod settings;
+mod tls;
+mod variables;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,6 +31,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
 use self::export::Exporter;
+pub use self::metrics::Push;
 use self::sampler::Sampler;
 use self::settings::Settings;
 use crate::config;
@@ -39,6 +45,8 @@ const LAST_SPANS: Duration = Duration::from_secs(5);
 
 /// That of this process, if it traces.
 static TELEMETRY: OnceLock<Telemetry> = OnceLock::new();
+/// And what exports its metrics.
+static METRICS: OnceLock<Push> = OnceLock::new();
 
 /// Something finished, of which spans are made on the thread that sends them.
 pub trait Record: Send {
@@ -85,8 +93,16 @@ impl Telemetry {
 pub(crate) fn init(program: &str, config: &config::Telemetry) -> Vec<String> {
     let settings = Settings::read(config, |name| std::env::var(name).ok());
     let mut warnings = settings.warnings;
+    if settings.target.is_none() && settings.metrics.is_none() {
+        return warnings;
+    }
+    let resource = resource::resource(program);
+    if let Some(target) = settings.metrics {
+        // A second program in one process does not exist.
+        drop(METRICS.set(Push::new(&resource, target)));
+    }
     let Some(target) = settings.target else { return warnings };
-    let exporter = match export::start(program, target) {
+    let exporter = match export::start(&resource, target) {
         Ok(exporter) => exporter,
         Err(problem) => {
             warnings.push(format!("there are no traces: {problem}"));
@@ -101,7 +117,6 @@ pub(crate) fn init(program: &str, config: &config::Telemetry) -> Vec<String> {
         .build();
     let tracer = provider.tracer_with_scope(scope.clone());
     let (sampler, reads_context) = (settings.sampler, settings.reads_context);
-    // A second program in one process does not exist.
     drop(TELEMETRY.set(Telemetry { exporter, sampler, reads_context, tracer, scope }));
     warnings
 }
@@ -111,13 +126,17 @@ pub fn get() -> Option<&'static Telemetry> {
     TELEMETRY.get()
 }
 
-/// Tells a scraper how many spans nobody got.
+/// What exports the metrics of this process; `None`: nothing does.
+pub fn metrics() -> Option<&'static Push> {
+    METRICS.get()
+}
+
+/// Tells a scraper what no collector got.
 pub fn tell(sheet: &mut Sheet<'_>) -> Written {
-    sheet.counter(
-        "dropped_spans",
-        "Spans that the trace collector did not take, or not in time",
-        dropped_spans(),
-    )
+    let help = "Spans that the trace collector did not take, or not in time";
+    sheet.counter("dropped_spans", help, dropped_spans())?;
+    let help = "Exports of these figures that the collector did not take, or not in time";
+    sheet.counter("failed_metric_exports", help, metrics().map_or(0, Push::failed))
 }
 
 fn dropped_spans() -> u64 {

@@ -1,5 +1,8 @@
-//! Where spans arrive: a receiver of OTLP over HTTP that shows them one by one, and a real collector to put before it.
+//! Where spans and metrics arrive: a receiver of OTLP over HTTP that shows them one by one, a real collector to put before
+//! it, and a door with a certificate.
 
+mod door;
+mod metrics;
 mod rotel;
 
 use std::collections::BTreeMap;
@@ -19,13 +22,15 @@ use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1 as otlp;
-use prost::Message as _;
+use prost::Message;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::eventually::eventually;
+use crate::figures::Figures;
 
+pub use door::Door;
 pub use rotel::Rotel;
 
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
@@ -71,6 +76,8 @@ impl Span {
 #[derive(Debug, Default)]
 struct Arrived {
     spans: Mutex<Vec<Span>>,
+    /// The last figures of each service.
+    figures: Mutex<BTreeMap<String, Figures>>,
     headers: Mutex<Vec<HeaderMap>>,
     requests: AtomicUsize,
     manner: Manner,
@@ -113,11 +120,19 @@ impl Collector {
         Self::listen(0, Manner::Hangs).await
     }
 
+    /// Starts one of those on this port.
+    pub async fn start_hanging_on(port: u16) -> Self {
+        Self::listen(port, Manner::Hangs).await
+    }
+
     async fn listen(port: u16, manner: Manner) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let arrived = Arc::new(Arrived { manner, ..Arrived::default() });
-        let routes = Router::new().route("/v1/traces", post(take)).with_state(arrived.clone());
+        let routes = Router::new()
+            .route("/v1/traces", post(take))
+            .route("/v1/metrics", post(metrics::take))
+            .with_state(arrived.clone());
         let serving = tokio::spawn(async move { drop(axum::serve(listener, routes).await) });
         Self { arrived, port, serving }
     }
@@ -142,6 +157,11 @@ impl Collector {
     /// Every span so far.
     pub fn spans(&self) -> Vec<Span> {
         lock(&self.arrived.spans).clone()
+    }
+
+    /// The figures that a service has sent last.
+    pub fn figures(&self, service: &str) -> Option<Figures> {
+        lock(&self.arrived.figures).get(service).cloned()
     }
 
     /// The headers of the requests so far.
@@ -176,21 +196,10 @@ impl Drop for Collector {
 }
 
 async fn take(State(arrived): State<Arc<Arrived>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    arrived.requests.fetch_add(1, Relaxed);
-    match arrived.manner {
-        Manner::Takes => {}
-        Manner::Hangs => std::future::pending().await,
-        Manner::Refuses => return StatusCode::FORBIDDEN,
-    }
-    let is_packed = headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip");
-    let request = if is_packed {
-        let mut plain = Vec::new();
-        GzDecoder::new(&body[..]).read_to_end(&mut plain).expect("gzip");
-        ExportTraceServiceRequest::decode(&plain[..])
-    } else {
-        ExportTraceServiceRequest::decode(body)
+    let request: ExportTraceServiceRequest = match arrived.accept(headers, &body).await {
+        Ok(request) => request,
+        Err(status) => return status,
     };
-    let request = request.expect("OTLP as protobuf");
     for of_resource in request.resource_spans {
         let resource =
             attributes(of_resource.resource.map(|resource| resource.attributes).unwrap_or_default());
@@ -198,8 +207,29 @@ async fn take(State(arrived): State<Arc<Arrived>>, headers: HeaderMap, body: Byt
         let spans = of_resource.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans);
         lock(&arrived.spans).extend(spans.map(|one| span(service, one)));
     }
-    lock(&arrived.headers).push(headers);
     StatusCode::OK
+}
+
+impl Arrived {
+    /// What a request says, if this collector takes it.
+    async fn accept<M: Message + Default>(&self, headers: HeaderMap, body: &[u8]) -> Result<M, StatusCode> {
+        self.requests.fetch_add(1, Relaxed);
+        match self.manner {
+            Manner::Takes => {}
+            Manner::Hangs => std::future::pending().await,
+            Manner::Refuses => return Err(StatusCode::FORBIDDEN),
+        }
+        let is_packed = headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip");
+        lock(&self.headers).push(headers);
+        let mut plain = Vec::new();
+        let plain = if is_packed {
+            GzDecoder::new(body).read_to_end(&mut plain).expect("gzip");
+            &plain
+        } else {
+            body
+        };
+        Ok(M::decode(plain).expect("OTLP as protobuf"))
+    }
 }
 
 fn span(service: &str, span: otlp::Span) -> Span {

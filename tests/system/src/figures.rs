@@ -28,6 +28,17 @@ impl Figures {
         figures
     }
 
+    /// Adds one that came another way.
+    pub(crate) fn add(&mut self, name: String, labels: BTreeMap<String, String>, value: f64) {
+        self.samples.push((name, labels, value));
+    }
+
+    /// What has one of these names, as lines in order.
+    pub fn lines(&self, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
+        let of = self.samples.iter().filter(|(name, ..)| wanted(name));
+        of.map(|(name, labels, value)| format!("{name}{labels:?} {value}")).collect()
+    }
+
     /// The sum of what has this name and at least these labels, as in `name{label="value"}`; nothing, if nothing has.
     pub fn sum(&self, wanted: &str) -> Option<f64> {
         let (name, labels, _) = sample(&format!("{wanted} 0")).expect("a name");

@@ -34,7 +34,7 @@ pub use cluster::link::Link;
 pub use cluster::redis::{Monitor, Redis};
 pub use cluster::usage::{Machine, Usage};
 pub use cluster::{Cluster, ClusterOptions, Part};
-pub use collector::{Collector, Rotel, Span};
+pub use collector::{Collector, Door, Rotel, Span};
 pub use eventually::eventually;
 pub use figures::Figures;
 pub use fullest::{Use, uses};

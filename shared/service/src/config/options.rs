@@ -147,7 +147,7 @@ pub(super) fn coordinator(s: &mut Section<'_>, gateway_host: &str) -> Coordinato
     Coordinator { host, port }
 }
 
-/// Traces. What the standard's variables say comes before all of this but `propagate_upstream`.
+/// Traces, and metrics over OTLP. What the standard's variables say comes before all of this but `propagate_upstream`.
 pub(super) fn telemetry(s: &mut Section<'_>) -> Telemetry {
     let mut telemetry = s.section("telemetry");
     let field = telemetry.field("endpoint");
@@ -159,11 +159,14 @@ pub(super) fn telemetry(s: &mut Section<'_>) -> Telemetry {
     }
     let protocol =
         telemetry.choice("protocol", &[("http/protobuf", OtlpProtocol::Http), ("grpc", OtlpProtocol::Grpc)]);
+    let field = telemetry.field("metrics");
+    let metrics = field.flag().unwrap_or(false);
+    field.show(metrics);
     let sampling_ratio = telemetry.number("sampling_ratio", 0.0..=1.0, 1.0);
     let field = telemetry.field("propagate_upstream");
     let propagate_upstream = field.flag().unwrap_or(false);
     field.show(propagate_upstream);
     telemetry.finish();
     let endpoint = endpoint.map(|url| Secret::new(url.as_str()));
-    Telemetry { endpoint, protocol, sampling_ratio, propagate_upstream }
+    Telemetry { endpoint, protocol, metrics, sampling_ratio, propagate_upstream }
 }

@@ -366,6 +366,8 @@ pub struct Telemetry {
     pub endpoint: Option<Secret>,
     /// `protocol`, default `Http`
     pub protocol: OtlpProtocol,
+    /// `metrics`: export them as well, default no
+    pub metrics: bool,
     /// `sampling_ratio` of traces that begin here, default 1
     pub sampling_ratio: f64,
     /// `propagate_upstream`: tell the upstream which trace an attempt is part of, default no
@@ -379,7 +381,7 @@ impl Telemetry {
     }
 }
 
-/// How spans travel to the collector.
+/// How spans and metrics travel to the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtlpProtocol {
     /// OTLP over HTTP, as protobuf.

@@ -365,7 +365,8 @@ fn traces_go_where_the_file_says_and_its_credentials_are_not_shown() {
     let of = |text: &str| Case::file(text).load();
     let default = of("").config.telemetry;
     assert_eq!((default.endpoint, default.protocol), (None, OtlpProtocol::Http));
-    assert!(default.sampling_ratio >= 1.0 && !default.propagate_upstream);
+    assert!(default.sampling_ratio >= 1.0 && !default.propagate_upstream && !default.metrics);
+    assert!(of("telemetry: {metrics: true}").config.telemetry.metrics);
     let text = "telemetry:\n  endpoint: https://user:pass9@otel.example:4317\n  protocol: grpc\n  sampling_ratio: 0.25";
     let loaded = of(&format!("{text}\n  propagate_upstream: true"));
     let telemetry = loaded.config.telemetry.clone();

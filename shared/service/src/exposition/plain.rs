@@ -54,7 +54,7 @@ fn without_exemplar(sample: &str) -> &str {
 }
 
 /// The length of a label set with its braces.
-fn labels_end(labels: &str) -> usize {
+pub(super) fn labels_end(labels: &str) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     for (at, c) in labels.bytes().enumerate() {
         match c {

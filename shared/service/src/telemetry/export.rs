@@ -4,10 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use opentelemetry::KeyValue;
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
 use opentelemetry_otlp::{
-    ExporterBuildError, SpanExporter as OtlpExporter, WithExportConfig as _, WithTonicConfig as _,
+    SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
@@ -89,13 +87,12 @@ impl fmt::Debug for Exporter {
 }
 
 /// Starts the thread. It has a runtime of its own, so that neither side can hold the other up.
-pub(super) fn start(program: &str, target: Target) -> Result<Arc<Exporter>, String> {
+pub(super) fn start(resource: &Resource, target: Target) -> Result<Arc<Exporter>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("there is no thread to send them with: {error}"))?;
     // The way to a gRPC collector belongs to the runtime that it is made in.
-    let mut sender =
-        runtime.block_on(async { sender(&target) }).map_err(|error| without_urls(&error.to_string()))?;
-    sender.set_resource(&resource(program));
+    let mut sender = runtime.block_on(async { sender(&target) })?;
+    sender.set_resource(resource);
     let (flushes, asked) = mpsc::channel(1);
     let (waiting, batch, dropped) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
     let exporter = Arc::new(Exporter { waiting, batch, flushes, dropped, target });
@@ -106,11 +103,12 @@ pub(super) fn start(program: &str, target: Target) -> Result<Arc<Exporter>, Stri
     Ok(exporter)
 }
 
-fn sender(target: &Target) -> Result<OtlpExporter, ExporterBuildError> {
+fn sender(target: &Target) -> Result<OtlpExporter, String> {
     let builder = OtlpExporter::builder();
-    match target.protocol {
+    let built = match target.protocol {
         OtlpProtocol::Http => {
             let builder = builder.with_http().with_protocol(opentelemetry_otlp::Protocol::HttpBinary);
+            let builder = builder.with_http_client(target.files.http(target.patience)?);
             match &target.endpoint {
                 Some(endpoint) => builder.with_endpoint(endpoint).build(),
                 None => builder.build(),
@@ -118,32 +116,14 @@ fn sender(target: &Target) -> Result<OtlpExporter, ExporterBuildError> {
         }
         OtlpProtocol::Grpc => {
             let builder = builder.with_tonic();
-            let builder = if target.tls {
-                builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots())
-            } else {
-                builder
-            };
+            let builder = if target.tls { builder.with_tls_config(target.files.grpc()?) } else { builder };
             match &target.endpoint {
                 Some(endpoint) => builder.with_endpoint(endpoint).build(),
                 None => builder.build(),
             }
         }
-    }
-}
-
-/// Who sends: what the variables say, and what they leave open.
-fn resource(program: &str) -> Resource {
-    let said = Resource::builder().build();
-    let is_named = std::env::var("OTEL_SERVICE_NAME").is_ok_and(|name| !name.is_empty())
-        || std::env::var("OTEL_RESOURCE_ATTRIBUTES").is_ok_and(|list| list.contains("service.name="));
-    let ours = [
-        (!is_named).then(|| KeyValue::new("service.name", format!("keyfleet-{program}"))),
-        Some(KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))),
-        Some(KeyValue::new("process.pid", i64::from(std::process::id()))),
-    ];
-    let ours = ours.into_iter().flatten();
-    let open = ours.filter(|ours| ours.key.as_str() == "service.name" || said.get_ref(&ours.key).is_none());
-    Resource::builder().with_attributes(open.collect::<Vec<_>>()).build()
+    };
+    built.map_err(|error| without_urls(&error.to_string()))
 }
 
 /// The thread's side.
@@ -201,7 +181,7 @@ impl Sending {
 }
 
 /// URLs may hold credentials.
-fn without_urls(text: &str) -> String {
+pub(super) fn without_urls(text: &str) -> String {
     let words = text.split_whitespace().map(|word| if word.contains("://") { "<url>" } else { word });
     words.collect::<Vec<_>>().join(" ")
 }

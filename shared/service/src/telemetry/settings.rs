@@ -1,11 +1,12 @@
 //! What the standard's environment variables and the configuration say about traces. The variables come first. Those
 //! about headers, timeouts, compression and the resource are read by the SDK.
 
-use std::fmt::Display;
-use std::str::FromStr;
 use std::time::Duration;
 
+use super::metrics;
 use super::sampler::Sampler;
+use super::tls::Files;
+use super::variables::{Signal, Variables};
 use crate::config::{self, OtlpProtocol, Secret};
 
 /// What to do.
@@ -16,6 +17,8 @@ pub(super) struct Settings {
     pub(super) sampler: Sampler,
     /// Whether a client's `traceparent` counts.
     pub(super) reads_context: bool,
+    /// `None`: export no metrics.
+    pub(super) metrics: Option<metrics::Target>,
     /// What is set and not understood.
     pub(super) warnings: Vec<String>,
 }
@@ -26,66 +29,44 @@ pub(super) struct Target {
     pub(super) protocol: OtlpProtocol,
     /// `None`: the SDK reads the variable.
     pub(super) endpoint: Option<String>,
-    /// Whether gRPC needs authorities to trust.
+    /// Whether gRPC is encrypted.
     pub(super) tls: bool,
+    /// Whom to trust, and who we are.
+    pub(super) files: Files,
     /// Spans that wait.
     pub(super) queue: usize,
     /// Spans that go together.
     pub(super) batch: usize,
     /// How long spans wait for company.
     pub(super) delay: Duration,
-    /// How long the collector may take for one batch.
+    /// How long the collector may take for one batch, with every repetition.
     pub(super) timeout: Duration,
-}
-
-/// The variables, an empty one being none.
-struct Variables<F> {
-    of: F,
-    warnings: Vec<String>,
-}
-
-impl<F: Fn(&str) -> Option<String>> Variables<F> {
-    fn text(&self, name: &str) -> Option<String> {
-        (self.of)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
-    }
-
-    /// The first of these that is set.
-    fn first(&self, names: [&'static str; 2]) -> Option<(&'static str, String)> {
-        names.into_iter().find_map(|name| Some((name, self.text(name)?)))
-    }
-
-    fn number<T: FromStr + PartialOrd + Display>(&mut self, name: &str, least: &T, default: T) -> T {
-        let Some(text) = self.text(name) else { return default };
-        match text.parse() {
-            Ok(number) if number >= *least => number,
-            _ => {
-                self.warnings.push(format!("{name}: not a number of at least {least}; {default} is used"));
-                default
-            }
-        }
-    }
+    /// How long it may take for one answer.
+    pub(super) patience: Duration,
 }
 
 impl Settings {
     /// Reads both.
     pub(super) fn read(config: &config::Telemetry, variable: impl Fn(&str) -> Option<String>) -> Self {
-        let mut env = Variables { of: variable, warnings: Vec::new() };
-        let target = is_on(&mut env).then(|| target(&mut env, config)).flatten();
+        let mut env = Variables::new(variable);
+        if env.text("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
+            let sampler = Sampler::ratio(0.0);
+            return Self { target: None, sampler, reads_context: false, metrics: None, warnings: Vec::new() };
+        }
+        let target = is_on(&env).then(|| target(&mut env, config)).flatten();
         let sampler = sampler(&mut env, config.sampling_ratio);
         let reads_context = reads_context(&mut env);
         // A process that does not trace has nothing to complain about.
-        let warnings = if target.is_some() { env.warnings } else { Vec::new() };
-        Self { target, sampler, reads_context, warnings }
+        let of_traces = std::mem::take(&mut env.warnings);
+        let of_traces = if target.is_some() { of_traces } else { Vec::new() };
+        let metrics = metrics::Target::read(&mut env, config);
+        let warnings = [of_traces, env.warnings].concat();
+        Self { target, sampler, reads_context, metrics, warnings }
     }
 }
 
-fn is_on(env: &mut Variables<impl Fn(&str) -> Option<String>>) -> bool {
-    if env.text("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
-        return false;
-    }
-    let exporters = env.text("OTEL_TRACES_EXPORTER").unwrap_or_else(|| "otlp".to_owned());
-    let mut exporters = exporters.split(',').map(str::trim);
-    exporters.any(|name| name == "otlp")
+fn is_on(env: &Variables<impl Fn(&str) -> Option<String>>) -> bool {
+    env.exports("OTEL_TRACES_EXPORTER").unwrap_or(true)
 }
 
 /// Numbers are at most what a day of a busy gateway makes; nobody means more.
@@ -93,20 +74,12 @@ fn target(
     env: &mut Variables<impl Fn(&str) -> Option<String>>,
     config: &config::Telemetry,
 ) -> Option<Target> {
-    let named = env.first(["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]);
+    let named = env.otlp(Signal::Traces, "ENDPOINT");
     let configured = config.endpoint.as_ref().filter(|_| named.is_none());
     let url = named.as_ref().map(|(_, url)| url.as_str()).or(configured.map(Secret::expose))?;
     let tls = !url.starts_with("http://");
-    let protocol = env.first(["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]);
-    let protocol = match protocol.as_ref().map(|(name, text)| (name, text.as_str())) {
-        None => config.protocol,
-        Some((_, "grpc")) => OtlpProtocol::Grpc,
-        Some((_, "http/protobuf")) => OtlpProtocol::Http,
-        Some((name, _)) => {
-            env.warnings.push(format!("{name}: not grpc or http/protobuf; http/protobuf is used"));
-            OtlpProtocol::Http
-        }
-    };
+    let protocol = env.protocol(Signal::Traces, config.protocol);
+    let files = env.files(Signal::Traces);
     let endpoint = configured.map(|base| match protocol {
         OtlpProtocol::Http => format!("{}/v1/traces", base.expose().trim_end_matches('/')),
         OtlpProtocol::Grpc => base.expose().to_owned(),
@@ -115,7 +88,8 @@ fn target(
     let batch = env.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", &1, 512).min(queue);
     let delay = Duration::from_millis(env.number("OTEL_BSP_SCHEDULE_DELAY", &1, 5_000));
     let timeout = Duration::from_millis(env.number("OTEL_BSP_EXPORT_TIMEOUT", &1, 30_000));
-    Some(Target { protocol, endpoint, tls, queue, batch, delay, timeout })
+    let patience = env.patience(Signal::Traces);
+    Some(Target { protocol, endpoint, tls, files, queue, batch, delay, timeout, patience })
 }
 
 fn sampler(env: &mut Variables<impl Fn(&str) -> Option<String>>, configured: f64) -> Sampler {
@@ -160,7 +134,13 @@ mod tests {
     fn configured(endpoint: Option<&str>) -> config::Telemetry {
         let endpoint = endpoint.map(Secret::new);
         let protocol = OtlpProtocol::Grpc;
-        config::Telemetry { endpoint, protocol, sampling_ratio: 0.25, propagate_upstream: false }
+        config::Telemetry {
+            endpoint,
+            protocol,
+            metrics: false,
+            sampling_ratio: 0.25,
+            propagate_upstream: false,
+        }
     }
 
     fn read(endpoint: Option<&str>, variables: &[(&str, &str)]) -> Settings {

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use keyfleet_simulator::World;
-use keyfleet_tests::{Collector, Gateway, Sim, eventually};
+use keyfleet_tests::{Collector, Door, Gateway, Rotel, Sim, eventually};
 use serde_json::json;
 
 use super::{chat, gateway};
@@ -110,4 +110,45 @@ async fn there_is_nothing_without_an_endpoint_or_when_it_is_switched_off() {
     on.signal("TERM");
     assert!(on.exit().await.success());
     assert_eq!(collector.spans().len(), 4, "what waits is sent at the end");
+}
+
+/// Over both protocols, with an authority that the system does not know; the collector wants to know who we are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_behind_certificates_gets_spans_and_metrics_by_the_standards_variables() {
+    let collector = Collector::start().await;
+    let rotel = Rotel::start(&collector).await;
+    let sim = Sim::start(World::pool(2, 1)).await;
+    for (protocol, port) in [("http/protobuf", collector.port()), ("grpc", rotel.port())] {
+        let door = Door::before(port).await;
+        let (url, authority) = (door.url(), door.authority().display().to_string());
+        let [certificate, key] = door.identity().map(|path| path.display().to_string());
+        let service = format!("behind-{}", &protocol[..4]);
+        let all = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_SERVICE_NAME", &service),
+            ("OTEL_METRICS_EXPORTER", "otlp"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", &authority),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &certificate),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key),
+        ];
+        let without =
+            |name: &str| all.iter().filter(|(other, _)| *other != name).copied().collect::<Vec<_>>();
+        // A stranger: with one file too few.
+        let stranger = gateway(sim.config(), &without("OTEL_EXPORTER_OTLP_CERTIFICATE")).await;
+        assert_eq!(chat(&stranger, None).await.status, 200);
+        stranger.says("the trace collector does not take spans").await;
+        stranger.says("the collector does not take metrics").await;
+        let half = gateway(sim.config(), &without("OTEL_EXPORTER_OTLP_CLIENT_KEY")).await;
+        half.says("there are no traces: OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE").await;
+        half.says("no metrics are exported: OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE").await;
+        assert_eq!(chat(&half, None).await.status, 200);
+        assert!(collector.spans().iter().all(|span| span.service != service), "{protocol}");
+        assert!(collector.figures(&service).is_none(), "{protocol}");
+        let known = gateway(sim.config(), &all).await;
+        assert_eq!(chat(&known, None).await.status, 200);
+        collector.saw(4, |span| span.service == service).await;
+        eventually("metrics arrive", SOON, || async { collector.figures(&service) }).await;
+    }
 }

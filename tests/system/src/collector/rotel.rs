@@ -1,4 +1,4 @@
-//! The collector `rotel`, as published, which takes spans over gRPC and hands them on over HTTP.
+//! The collector `rotel`, as published, which takes spans and metrics over gRPC and hands them on over HTTP.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
@@ -57,9 +57,14 @@ impl Rotel {
         rotel
     }
 
-    /// Where it takes spans over gRPC.
+    /// Where it takes them over gRPC.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.grpc)
+    }
+
+    /// The port behind it.
+    pub fn port(&self) -> u16 {
+        self.grpc
     }
 
     fn log(&self) -> String {
