@@ -1,10 +1,10 @@
 //! Collectors that do not take spans.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyfleet_simulator::World;
-use keyfleet_tests::{Collector, Door, Gateway, Rotel, Sim, eventually};
+use keyfleet_tests::{Collector, Door, Figures, Gateway, Rotel, Sim, eventually};
 use serde_json::json;
 
 use super::{chat, gateway};
@@ -49,6 +49,52 @@ async fn one_that_hangs_costs_no_request_and_no_end() {
     let last: serde_json::Value = serde_json::from_str(last).expect("a line of JSON");
     // Four of each request, of which the queue takes four requests.
     assert!(last["dropped"].as_u64() >= Some(4 * (REQUESTS as u64 - 4)), "{last}");
+}
+
+/// So many requests, and how long they took.
+async fn asked(gateway: &Gateway) -> Duration {
+    let began = Instant::now();
+    for _ in 0..REQUESTS {
+        assert_eq!(chat(gateway, None).await.status, 200);
+    }
+    began.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_stands_still_costs_no_time_and_gets_spans_again() {
+    let collector = Collector::start().await;
+    let rotel = Rotel::start(&collector).await;
+    let sim = Sim::start(World::pool(2, 1)).await;
+    let mut config = sim.config();
+    config["telemetry"] = json!({"endpoint": rotel.url(), "protocol": "grpc"});
+    let variables = [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "16"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "200"),
+    ];
+    let gateway = gateway(config, &variables).await;
+    assert_eq!(chat(&gateway, None).await.status, 200);
+    collector.saw(4, |_| true).await;
+    let well = asked(&gateway).await;
+    rotel.pause();
+    let still = asked(&gateway).await;
+    gateway.says("the trace collector does not take spans").await;
+    assert!(still < 10 * well, "{still:?}, and {well:?} when all is well");
+    let metrics = gateway.client().get("/metrics").await.expect("an answer").text;
+    let dropped = Figures::parse(&metrics).sum("keyfleet_dropped_spans_total");
+    // Four of each request, of which the queue takes four requests.
+    assert!(dropped >= Some(100.0), "{dropped:?}");
+    rotel.resume();
+    let before = collector.spans().len();
+    eventually("spans arrive again", SOON, || {
+        let (answer, collector) = (chat(&gateway, None), &collector);
+        async move {
+            assert_eq!(answer.await.status, 200);
+            (collector.spans().len() > before + 16).then_some(())
+        }
+    })
+    .await;
+    gateway.says("the trace collector takes spans again").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{ARRIVES_WITHIN, Collector};
@@ -60,6 +61,20 @@ impl Rotel {
     /// Where it takes them over gRPC.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.grpc)
+    }
+
+    /// Stops it where it stands: it takes connections, as far as the system does that, and answers nothing.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the collector runs");
     }
 
     /// The port behind it.
