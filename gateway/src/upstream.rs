@@ -123,7 +123,8 @@ pub(crate) async fn send(
         Ok(Err(_)) if permit.spend().lapsed() => Err(Cause::PermitLapsed),
         Ok(Err(_)) if upload.broken.load(Relaxed) => Err(Cause::BadRequest),
         Ok(Err(error)) if error.is_connect() => {
-            tracing::warn!(error = %causes(&error), "the upstream cannot be reached");
+            let (trace_id, span_id) = (permit.trace_id(), permit.span_id());
+            tracing::warn!(error = %causes(&error), trace_id, span_id, "the upstream cannot be reached");
             Err(Cause::Connect)
         }
         Ok(Err(_)) => Err(Cause::Reset),

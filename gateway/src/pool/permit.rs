@@ -11,8 +11,10 @@ use keyfleet_core::message::{Record, Subject};
 use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope};
 use keyfleet_core::select::{Probes, Seat};
 use keyfleet_core::time::{Mono, Now};
-use keyfleet_core::trace::TraceParent;
+use keyfleet_core::trace::{SpanId, TraceId, TraceParent};
 use keyfleet_service::clock;
+use keyfleet_service::telemetry;
+use tracing::field::{DisplayValue, display};
 
 use super::quota::Spend;
 use super::trial::{self, Trial};
@@ -55,6 +57,17 @@ pub(crate) struct Permit {
 impl Permit {
     pub(crate) fn key(&self) -> &LiveKey {
         &self.live.keys[self.seat().key as usize]
+    }
+
+    /// For log lines about what the attempt leads to.
+    pub(crate) fn trace_id(&self) -> Option<DisplayValue<TraceId>> {
+        self.trace.map(|trace| display(trace.trace_id()))
+    }
+
+    /// The same; unless this process traces, the step is the client's, and not shown.
+    pub(crate) fn span_id(&self) -> Option<DisplayValue<SpanId>> {
+        telemetry::get()?;
+        self.trace.map(|trace| display(trace.span_id()))
     }
 
     /// The key's place in the tables of the configuration.
@@ -187,7 +200,10 @@ impl Permit {
             Scope::Model => {
                 let opened = seat.gates.model.failed(policy, now.mono);
                 if opened {
-                    tracing::warn!(model = %self.bucket_model(), cause = outcome.cause.as_str(), "the model's breaker opens");
+                    tracing::warn!(
+                        model = %self.bucket_model(), cause = outcome.cause.as_str(),
+                        trace_id = self.trace_id(), span_id = self.span_id(), "the model's breaker opens"
+                    );
                 }
                 let probe = probes.has(Probes::MODEL);
                 if opened || probe {
@@ -233,7 +249,10 @@ impl Permit {
             self.pool.herald.tell(&subject, outcome.cause, until, self.trace, now.mono);
         }
         if outcome.cause.is_terminal() {
-            tracing::warn!(key = %key, %project, cause = outcome.cause.as_str(), "out of rotation until a check succeeds");
+            tracing::warn!(
+                key = %key, %project, cause = outcome.cause.as_str(),
+                trace_id = self.trace_id(), span_id = self.span_id(), "out of rotation until a check succeeds"
+            );
         }
         self.cooldown = cooldown;
         concerned
@@ -244,7 +263,10 @@ impl Permit {
         let gates = &self.seat().gates;
         let policy = &self.live.breaker;
         if gates.model.succeeded(policy, probes.has(Probes::MODEL), now) {
-            tracing::info!(model = %self.bucket_model(), "the model's breaker closes");
+            tracing::info!(
+                model = %self.bucket_model(), trace_id = self.trace_id(), span_id = self.span_id(),
+                "the model's breaker closes"
+            );
             let (host, model) = (self.host().clone(), self.bucket_model().clone());
             self.pool.open(&Subject::Model(host.clone(), model.clone()), false, now);
             self.pool.reports.push(Record::Recovered { host, model });
@@ -267,7 +289,10 @@ impl Permit {
         let state = self.egress();
         if matches!(outcome.cause, Cause::Connect | Cause::Reset | Cause::Timeout) {
             if state.breaker.failed(&self.live.breaker, now.mono) {
-                tracing::warn!(%egress, cause = outcome.cause.as_str(), "the way out fails: its breaker opens");
+                tracing::warn!(
+                    %egress, cause = outcome.cause.as_str(), trace_id = self.trace_id(), span_id = self.span_id(),
+                    "the way out fails: its breaker opens"
+                );
             }
             return;
         }
@@ -285,7 +310,10 @@ impl Permit {
         }
         if suspects.len() >= SUSPECTS.min(self.live.projects.len()).max(2) {
             suspects.clear();
-            tracing::warn!(%egress, cause = outcome.cause.as_str(), "several projects are refused together: the way out rests");
+            tracing::warn!(
+                %egress, cause = outcome.cause.as_str(), trace_id = self.trace_id(), span_id = self.span_id(),
+                "several projects are refused together: the way out rests"
+            );
             state.breaker.trip(&self.live.breaker, rests_until);
         }
     }

@@ -1,8 +1,8 @@
 //! From a request to the coordinator's decision about its key.
 
 use keyfleet_simulator::{Family, Rule, World};
-use keyfleet_tests::{Cluster, ClusterOptions, Collector};
-use serde_json::json;
+use keyfleet_tests::{Cluster, ClusterOptions, Collector, Part, Span};
+use serde_json::{Value, json};
 
 use super::{MODEL, SPAN, TRACE};
 
@@ -23,10 +23,14 @@ async fn the_coordinators_handling_is_linked_to_the_attempt_that_failed() {
     let answer = keyfleet_tests::read(request).await.expect("an answer");
     assert_eq!((answer.status, answer.header("x-keyfleet-attempts")), (200, "2"), "{}", answer.text);
     collector.saw(1, |span| span.kind == "consumer").await;
-    let spans = collector.saw(2, |span| span.kind == "client").await;
-    let attempt =
-        spans.iter().find(|span| span.kind == "client" && span.failed).expect("the attempt that failed");
+    let is_attempt = |span: &Span| span.name.starts_with("chat");
+    let spans = collector.saw(2, is_attempt).await;
+    let attempt = spans.iter().find(|span| is_attempt(span) && span.failed).expect("the attempt that failed");
     assert_eq!(attempt.get("keyfleet.cooldown.open_ended"), true, "{attempt:#?}");
+    let log = cluster.log(Part::Gateway(0));
+    let line = log.lines().find(|line| line.contains("out of rotation")).expect("a line about the key");
+    let line: Value = serde_json::from_str(line).expect("a line of JSON");
+    assert_eq!((&line["trace_id"], &line["span_id"]), (&json!(TRACE), &json!(attempt.id)), "{line}");
     let handling: Vec<_> = spans.iter().filter(|span| span.kind == "consumer").collect();
     assert_eq!(handling.len(), 1, "{spans:#?}");
     let handling = handling[0];
