@@ -1,6 +1,8 @@
 //! The background conversation with the coordinator: decisions in, findings out, and leases. Nothing here is on the way
 //! of a request.
 
+mod sending;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use keyfleet_fabric::bus::{Heard, Unreachable};
 use keyfleet_fabric::store::StoreError;
 use keyfleet_service::clock;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::App;
 use crate::pool::Taken;
@@ -239,7 +242,12 @@ async fn tell_all(app: &App) -> Result<(), Unreachable> {
     loop {
         let mut reporting = app.reporting.lock().await;
         let Some(report) = reporting.next(app, clock::mono()) else { return Ok(()) };
-        match app.fabric.bus.report(&report).await {
+        let span = sending::span(&report, app.pool.live().config.nats.is_some());
+        let sent = app.fabric.bus.report(&report).instrument(span.clone()).await;
+        if sent.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
+        match sent {
             Ok(()) => {
                 reporting.sent();
                 if std::mem::take(&mut refused) >= SAY_AFTER {
