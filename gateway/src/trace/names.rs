@@ -28,6 +28,8 @@ pub(super) const GEMINI: &str = "gcp.gemini";
 
 pub(super) const REQUEST_ID: &str = "keyfleet.request.id";
 pub(super) const CLIENT: &str = "keyfleet.client.name";
+/// What the client asked for. Under the name of GenAI, the request would be taken for one more call of a model.
+pub(super) const MODEL: &str = "keyfleet.request.model";
 pub(super) const ATTEMPTS: &str = "keyfleet.attempts";
 pub(super) const UNRECORDED: &str = "keyfleet.attempts.unrecorded";
 pub(super) const CLIENT_GONE: &str = "keyfleet.client_gone";

@@ -75,7 +75,7 @@ impl Maker<'_> {
         more(names::HTTP_ROUTE, route.map(Value::from));
         let text = |text: &str| (!text.is_empty()).then(|| Value::from(self.clean(text)));
         more(names::CLIENT, text(&end.client));
-        more(names::GEN_AI_MODEL, text(&end.model));
+        more(names::MODEL, text(&end.model));
         more(names::CLIENT_GONE, end.client_gone.then_some(Value::from(true)));
         more(names::UNRECORDED, (steps.more > 0).then(|| Value::from(i64::from(steps.more))));
         // What a client did wrong is no error of the server.

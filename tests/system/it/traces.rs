@@ -149,7 +149,8 @@ fn assert_request(server: &Span, took: Duration) {
         ("url.path", json!("/v1beta/openai/chat/completions")),
         ("keyfleet.request.id", json!("the-request")),
         ("keyfleet.attempts", json!(3)),
-        ("gen_ai.request.model", json!(MODEL)),
+        ("keyfleet.request.model", json!(MODEL)),
+        ("gen_ai.request.model", Value::Null),
         ("error.type", Value::Null),
     ];
     for (name, value) in expected {
