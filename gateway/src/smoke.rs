@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use keyfleet_service::client::client;
+use keyfleet_service::client;
 use keyfleet_service::config::Secret;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn asker(options: &Options) -> Result<Asker, String> {
-    let http = client(None, CONNECT).map_err(|error| format!("no HTTP client: {error}"))?;
+    let http = client::elsewhere(CONNECT).map_err(|error| format!("no HTTP client: {error}"))?;
     let ops = options.ops_url.clone().unwrap_or_else(|| options.url.clone());
     Ok(Asker { http, base: options.url.clone(), ops, token: token()? })
 }
