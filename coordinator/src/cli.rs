@@ -40,8 +40,12 @@ pub(crate) enum Command {
     PrintConfig,
     /// Ask a running coordinator on this machine whether it is alive
     Healthcheck,
-    /// Show the version
-    Version,
+    /// Show the version, and the commit that it was built from
+    Version {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -47,8 +47,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve);
     match command {
-        Command::Version => {
-            println!("coordinator {}", env!("CARGO_PKG_VERSION"));
+        Command::Version { json } => {
+            println!("{}", program::version("coordinator", json));
             return ExitCode::SUCCESS;
         }
         Command::Completions { shell } => {

@@ -9,6 +9,7 @@ use keyfleet_core::message::Subject;
 use keyfleet_core::quota::{Bucket, Dimension};
 use keyfleet_service::exposition::{Sheet, Written, counter, gauge};
 use keyfleet_service::follow::Reloads;
+use keyfleet_service::program::{REVISION, VERSION};
 use keyfleet_service::telemetry;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -42,8 +43,8 @@ pub(crate) struct Figures {
 impl Collector for Figures {
     fn encode(&self, encoder: DescriptorEncoder) -> Written {
         let mut sheet = Sheet::new(encoder);
-        let version = env!("CARGO_PKG_VERSION");
-        sheet.one("build", "The release that runs", &Info::new([("version", version)]))?;
+        let release = [("version", VERSION), ("revision", REVISION)];
+        sheet.one("build", "The release that runs, and its commit", &Info::new(release))?;
         self.gauges(&mut sheet)?;
         self.counters(&mut sheet)?;
         if let Some(Overview { keys, buckets }) = &self.overview {
@@ -267,7 +268,7 @@ mod tests {
             "keyfleet_coordinator_event_age_seconds 0.25",
             "keyfleet_coordinator_config_last_reload_success_timestamp_seconds 1700000000.5",
             "keyfleet_coordinator_config_last_reload_successful 1",
-            concat!("keyfleet_coordinator_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            &format!("keyfleet_coordinator_build_info{{version=\"{VERSION}\",revision=\"{REVISION}\"}} 1"),
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }

@@ -43,8 +43,12 @@ pub(crate) enum Command {
     Healthcheck,
     /// Check a running deployment from outside, as its clients use it
     Smoke(smoke::Options),
-    /// Show the version
-    Version,
+    /// Show the version, and the commit that it was built from
+    Version {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -42,8 +42,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve);
     match &command {
-        Command::Version => {
-            println!("gateway {}", env!("CARGO_PKG_VERSION"));
+        Command::Version { json } => {
+            println!("{}", program::version("gateway", *json));
             return ExitCode::SUCCESS;
         }
         Command::Completions { shell } => {

@@ -9,6 +9,7 @@ use keyfleet_core::id::KeyId;
 use keyfleet_core::quota::Dimension;
 use keyfleet_service::exposition::{Sheet, Written, counter, gauge};
 use keyfleet_service::follow::Reloads;
+use keyfleet_service::program::{REVISION, VERSION};
 use keyfleet_service::reach::Reach;
 use keyfleet_service::telemetry;
 use prometheus_client::collector::Collector;
@@ -65,8 +66,8 @@ pub(crate) struct Scrape {
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> Result<(), Error> {
         let mut sheet = Sheet::new(encoder);
-        let version = env!("CARGO_PKG_VERSION");
-        sheet.one("build", "The release that runs", &Info::new([("version", version)]))?;
+        let release = [("version", VERSION), ("revision", REVISION)];
+        sheet.one("build", "The release that runs, and its commit", &Info::new(release))?;
         self.requests(&mut sheet)?;
         self.models(&mut sheet)?;
         self.readings.keys(&mut sheet)?;

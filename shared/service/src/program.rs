@@ -7,6 +7,23 @@ use crate::config::{EXIT_CODE, Loaded};
 use crate::logging::{self, LogFormat};
 use crate::{supervisor, telemetry};
 
+/// The release.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that it was built from, if `KEYFLEET_REVISION` said so during the build.
+pub const REVISION: &str = match option_env!("KEYFLEET_REVISION") {
+    Some(revision) if !revision.is_empty() => revision,
+    _ => "unknown",
+};
+
+/// What the command `version` says, on one line.
+pub fn version(name: &str, json: bool) -> String {
+    if json {
+        return serde_json::json!({"name": name, "version": VERSION, "revision": REVISION}).to_string();
+    }
+    format!("{name} {VERSION} ({REVISION})")
+}
+
 /// Runs the program called `name` until `run` ends, which gets what was loaded.
 pub fn serve<F>(name: &str, loaded: Loaded, run: impl FnOnce(Loaded) -> F) -> ExitCode
 where

@@ -1,18 +1,21 @@
 //! The simulator as a process: for demos, benchmarks and tests in other languages.
 
-use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use keyfleet_simulator::{Latency, Simulator, World};
 
 /// A faithful Gemini API on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "simulator", version)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:4807")]
+    #[arg(long, global = true, default_value = "127.0.0.1:4807")]
     listen: SocketAddr,
     /// The world as a JSON file.
     #[arg(long, conflicts_with = "demo")]
@@ -31,6 +34,12 @@ struct Args {
     latency: Option<Profile>,
 }
 
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Ask a running simulator on this machine, without TLS, whether it is alive: for containers, which have no curl.
+    Healthcheck,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Profile {
     Zero,
@@ -40,6 +49,9 @@ enum Profile {
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let args = Args::parse();
+    if let Some(Command::Healthcheck) = args.command {
+        return healthcheck(args.listen);
+    }
     let world = world(&args)?;
     if args.print_config {
         let scheme = if world.tls { "https" } else { "http" };
@@ -75,6 +87,23 @@ fn world(args: &Args) -> io::Result<World> {
         None => {}
     }
     Ok(world)
+}
+
+fn healthcheck(mut address: SocketAddr) -> io::Result<()> {
+    let limit = Duration::from_secs(3);
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.write_all(b"GET /__sim/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status)?;
+    if status.ends_with(b"200") { Ok(()) } else { Err(io::Error::other("it is not healthy")) }
 }
 
 async fn stopped() -> io::Result<()> {

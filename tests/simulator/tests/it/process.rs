@@ -14,9 +14,15 @@ fn the_process_prints_its_address_when_it_is_ready() {
     BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim_end().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}"));
     let reached = std::net::TcpStream::connect(address);
+    let healthy = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_simulator"));
+        command.args(["healthcheck", "--listen", address]).output().unwrap().status.success()
+    };
+    let while_it_runs = healthy();
     process.kill().unwrap();
     process.wait().unwrap();
     assert!(reached.is_ok(), "{address}");
+    assert!(while_it_runs && !healthy(), "{address}");
 }
 
 #[test]

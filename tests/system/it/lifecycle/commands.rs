@@ -4,12 +4,13 @@ use std::net::TcpListener;
 
 use keyfleet_simulator::World;
 use keyfleet_tests::{Gateway, GatewayOptions, Program, Sim, eventually, free_port};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{MODEL, SOON, keys_used};
 
 /// `EX_CONFIG` of sysexits.
 const CONFIG: Option<i32> = Some(78);
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 const GOOD: &str = "groups:\n- name: pool\n  api_keys: [AIzaSy-secret-of-the-test]\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,14 +107,22 @@ async fn options_stand_before_and_behind_the_command() {
     assert!(ended.said.contains("named.yaml:") && ended.said.contains("4998"), "{}", ended.said);
 }
 
+/// The commit that the programs were told when they were built.
+fn revision() -> &'static str {
+    option_env!("KEYFLEET_REVISION").filter(|revision| !revision.is_empty()).unwrap_or("unknown")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_commands_answer() {
     let program = Program::new();
     let version = program.run(&["version"]).await;
     assert_eq!(
         (version.code, version.said.trim()),
-        (Some(0), concat!("gateway ", env!("CARGO_PKG_VERSION")))
+        (Some(0), format!("gateway {VERSION} ({})", revision()).as_str())
     );
+    let version = program.run(&["version", "--json"]).await;
+    let expected = json!({"name": "gateway", "version": VERSION, "revision": revision()});
+    assert_eq!(serde_json::from_str::<Value>(&version.said).expect("JSON"), expected);
     for shell in ["bash", "zsh", "fish"] {
         let script = program.run(&["completions", shell]).await;
         assert_eq!(script.code, Some(0), "{shell}");
