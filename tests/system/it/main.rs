@@ -3,6 +3,7 @@
 
 mod aborted;
 mod cluster;
+mod compose;
 mod heartbeat;
 mod install;
 mod lifecycle;
