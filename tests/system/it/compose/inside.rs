@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
+use keyfleet_tests::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -13,6 +15,8 @@ use super::texts;
 
 /// Where our images have their programs.
 const PROGRAMS: &str = "/usr/local/bin/";
+
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 /// A running container.
 pub(super) struct Container {
@@ -187,9 +191,14 @@ impl Container {
         assert!(ended.is_none(), "{} ended: {ended:?}\n{}", self.name, self.log());
     }
 
-    /// How it ended, if it has.
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut().and_then(|child| child.try_wait().expect("it can be asked"))
+    /// Waits until it has ended, with its connections.
+    pub(super) async fn end(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("it was started");
+        eventually(&format!("{} ends", self.name), ENDS_WITHIN, || {
+            let ended = child.try_wait().expect("it can be asked");
+            async move { ended }
+        })
+        .await
     }
 
     pub(super) fn signal(&self, signal: Signal) {

@@ -175,7 +175,9 @@ async fn it_serves_clients_and_survives_the_loss_of_a_gateway() {
     let status: Value = serde_json::from_str(&said).unwrap_or_default();
     assert!(fine && status["leader"].is_string(), "{said}");
 
-    deployment.all("gateway")[0].signal(Signal::KILL);
+    let lost = &mut deployment.containers.get_mut("gateway").expect("gateways")[0];
+    lost.signal(Signal::KILL);
+    lost.end().await;
     for n in 0..20 {
         assert_eq!(ask(&client).await, 200, "request {n} after the loss");
     }
@@ -224,11 +226,7 @@ async fn a_gateway_that_is_stopped_loses_no_stream() {
     }
     let gateways = deployment.containers.get_mut("gateway").expect("gateways");
     for gateway in &mut gateways[..2] {
-        let status = eventually("the gateway ends", SOON, || {
-            let ended = gateway.ended();
-            async move { ended }
-        })
-        .await;
+        let status = gateway.end().await;
         assert!(status.success(), "{status}\n{}", gateway.log());
     }
     for n in 0..20 {
