@@ -18,13 +18,14 @@ fn path(name: &str) -> PathBuf {
 }
 
 fn text(name: &str) -> String {
-    std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    std::fs::read_to_string(path(name)).expect(name)
 }
 
 /// A program that `scripts/test` prepares.
 fn tool(variable: &str) -> Command {
-    let program = std::env::var(variable).unwrap_or_else(|_| panic!("{variable}: run scripts/test"));
-    Command::new(program)
+    let program = std::env::var_os(variable);
+    assert!(program.is_some(), "{variable} is not set: run scripts/test");
+    Command::new(program.unwrap_or_default())
 }
 
 /// What docker-compose says, whatever the environment and a `.env` of this machine say.

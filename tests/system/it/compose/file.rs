@@ -80,6 +80,15 @@ async fn streams_have_time_to_end() {
     }
 }
 
+/// Whether a gateway gets requests is what it says itself, where it says so.
+#[test]
+fn the_balancer_asks_gateways_whether_they_are_ready() {
+    let (file, config) = (whole(), text("compose/haproxy/haproxy.cfg"));
+    let ops = file["services"]["gateway"]["environment"]["KEYFLEET__SERVER__OPS_PORT"].as_str();
+    assert!(config.contains(&format!(" check port {} ", ops.expect("a port"))), "{config}");
+    assert!(config.contains("meth GET uri /health/ready "), "{config}");
+}
+
 #[test]
 fn every_file_that_is_mounted_exists() {
     let file = whole();

@@ -77,7 +77,9 @@ fn every_source_that_the_programs_need_is_copied() {
         );
     }
     let mut needed = BTreeSet::new();
-    ["gateway", "coordinator", "tests/simulator"].iter().for_each(|member| needs(member, &mut needed));
+    for member in ["gateway", "coordinator", "tests/simulator"] {
+        needs(member, &mut needed);
+    }
     assert!(needed.contains("shared/core"), "{needed:?}");
     for member in needed {
         let covers =

@@ -11,7 +11,7 @@ use keyfleet_tests::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::texts;
+use super::{texts, tool};
 
 /// Where our images have their programs.
 const PROGRAMS: &str = "/usr/local/bin/";
@@ -52,7 +52,7 @@ impl Container {
         let mut command = container.command(&container.entrypoint());
         let log = File::create(container.folder.join("log")).expect("a log");
         command.stdout(log.try_clone().expect("a log")).stderr(log);
-        container.child = Some(command.spawn().unwrap_or_else(|error| panic!("{name}: {error}")));
+        container.child = Some(command.spawn().expect(name));
         container
     }
 
@@ -99,8 +99,8 @@ impl Container {
     /// The programs of the images that are not ours, by their names there. What they call this machine is the container.
     fn install(&self) {
         let server = |variable: &str, name: &str| {
-            let path = std::env::var_os(variable).unwrap_or_else(|| panic!("{variable}: run scripts/test"));
-            symlink(path, self.folder.join("bin").join(name)).expect("a link");
+            let program = tool(variable).get_program().to_owned();
+            symlink(program, self.folder.join("bin").join(name)).expect("a link");
         };
         server("KEYFLEET_TEST_NATS", "nats-server");
         server("KEYFLEET_TEST_REDIS", "valkey-server");
@@ -181,7 +181,7 @@ impl Container {
             }
             ["CMD", words @ ..] => self.exec(words).await.0,
             ["CMD-SHELL", script] => self.exec(&["sh", "-c", script]).await.0,
-            other => panic!("{}: {other:?}", self.name),
+            other => unreachable!("{}: {other:?} is no health check", self.name),
         }
     }
 

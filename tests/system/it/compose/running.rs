@@ -52,7 +52,7 @@ impl Deployment {
         .enumerate()
         {
             // What a server could take for a number.
-            fs::write(secrets.join(name), format!("{at}1e5\n")).expect("a secret");
+            fs::write(secrets.join(name), format!("{at}12345\n")).expect("a secret");
         }
         let file = rendered(&["demo"], &[("KEYFLEET_SECRETS", secrets.to_str().expect("a path"))]);
         let names = Names::of("gateway").await;
