@@ -123,8 +123,9 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* An optional kind must be known to the cluster, unless nobody can be asked. Takes {root, api}. */}}
+{{/* An optional kind must be known to the cluster, unless nobody can be asked. Takes {root, api, value}. */}}
 {{- define "keyfleet.requireAPI" -}}
+{{- include "keyfleet.validate" .root -}}
 {{- if not (or .root.Values.metrics.disableAPICheck (.root.Capabilities.APIVersions.Has .api)) -}}
 {{- fail (printf "%s needs %s, which this cluster does not know: install its CRDs, or set metrics.disableAPICheck=true where no cluster is asked (helm template, GitOps)" .value .api) -}}
 {{- end -}}

@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, reason = "a scenario that cannot go on fails")]
 
 mod aborted;
+mod chart;
 mod cluster;
 mod compose;
 mod heartbeat;

@@ -101,7 +101,13 @@ async fn every_metric_is_documented_and_every_documented_one_exists() {
 async fn dashboard_and_rules_speak_of_what_there_is() {
     let (_cluster, [gateway, leader, _]) = busy().await;
     let told: BTreeSet<&str> = gateway.names().union(&leader.names()).copied().collect();
-    for name in ["charts/keyfleet/dashboards/keyfleet.json", "charts/keyfleet/rules/keyfleet.yaml"] {
+    // In the renderings there is an autoscaler of each kind.
+    for name in [
+        "charts/keyfleet/dashboards/keyfleet.json",
+        "charts/keyfleet/rules/keyfleet.yaml",
+        "charts/keyfleet/examples/production/rendered.yaml",
+        "charts/keyfleet/examples/gitops/rendered.yaml",
+    ] {
         let text = file(name);
         let named = names(&text);
         assert!(named.len() > 15, "{name}: {named:?}");
