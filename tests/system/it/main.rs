@@ -7,6 +7,7 @@ mod cluster;
 mod compose;
 mod heartbeat;
 mod install;
+mod kube;
 mod lifecycle;
 mod metrics;
 mod outcomes;
