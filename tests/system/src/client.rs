@@ -43,7 +43,16 @@ impl Answer {
 impl Client {
     /// A client of the server at `base`, a URL without a slash at the end.
     pub fn new(base: String) -> Self {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().expect("an HTTP client");
+        Self::built(base, reqwest::Client::builder())
+    }
+
+    /// One that makes a connection for every request.
+    pub fn forgetful(base: String) -> Self {
+        Self::built(base, reqwest::Client::builder().pool_max_idle_per_host(0))
+    }
+
+    fn built(base: String, builder: reqwest::ClientBuilder) -> Self {
+        let http = builder.timeout(TIMEOUT).no_proxy().build().expect("an HTTP client");
         Self { http, base }
     }
 

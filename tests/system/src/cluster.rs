@@ -9,7 +9,7 @@ pub(crate) mod crowd;
 pub mod judge;
 pub(crate) mod link;
 mod operations;
-mod process;
+pub(crate) mod process;
 pub(crate) mod redis;
 mod stream;
 pub(crate) mod usage;
@@ -278,6 +278,16 @@ impl Cluster {
             None => [self.nats.port, self.redis.port],
         };
         Process::write_config(folder, &config(&self.sim, &self.options.config, nats, redis));
+    }
+
+    /// A folder with the configuration of one more process, changed by `change`, which will listen on this port.
+    pub(crate) fn prepare(&self, name: &str, port: u16, change: impl FnOnce(&mut Value)) -> PathBuf {
+        let mut config = config(&self.sim, &self.options.config, self.nats.port, self.redis.port);
+        change(&mut config);
+        let folder = self.folder.path().join(name);
+        Process::write_config(&folder, &config);
+        crate::spill::watch(port, &self.secrets);
+        folder
     }
 
     fn process(&self, part: Part) -> &Process {

@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::eventually::eventually;
-
 const EXIT_WITHIN: Duration = Duration::from_secs(20);
+/// How often a process that is to end is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What runs, where, and with which arguments; and the child while there is one.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     program: Program,
     arguments: Vec<String>,
     folder: PathBuf,
-    pub(super) port: u16,
+    pub(crate) port: u16,
     child: Option<Child>,
 }
 
 #[derive(Debug)]
-pub(super) enum Program {
+pub(crate) enum Program {
     /// A binary of this workspace.
     Ours(&'static str),
     /// A server that comes from elsewhere.
@@ -31,7 +31,7 @@ pub(super) enum Program {
 
 impl Process {
     /// Starts it, in a folder of its own.
-    pub(super) fn start(program: Program, arguments: Vec<String>, folder: PathBuf, port: u16) -> Self {
+    pub(crate) fn start(program: Program, arguments: Vec<String>, folder: PathBuf, port: u16) -> Self {
         fs::create_dir_all(&folder).expect("a folder for the process");
         let mut process = Self { program, arguments, folder, port, child: None };
         process.revive();
@@ -39,7 +39,7 @@ impl Process {
     }
 
     /// Starts it again where it ended.
-    pub(super) fn revive(&mut self) {
+    pub(crate) fn revive(&mut self) {
         assert!(self.child.is_none(), "{self:?} still runs");
         let log = OpenOptions::new().create(true).append(true).open(self.folder.join("log"));
         let log = log.expect("a log file");
@@ -57,21 +57,21 @@ impl Process {
     }
 
     /// Its number, while it runs.
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    pub(super) fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         self.child.is_some()
     }
 
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = self.child.as_ref().and_then(|child| Pid::from_raw(child.id().try_into().ok()?));
         kill_process(pid.expect("it runs"), signal).expect("the signal is sent");
     }
 
     /// As `kill -9` does.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             // An error: it has ended.
             let _ = child.kill();
@@ -80,26 +80,36 @@ impl Process {
     }
 
     /// Waits until it has ended by itself.
-    pub(super) async fn exit(&mut self) -> ExitStatus {
+    pub(crate) async fn exit(&mut self) -> ExitStatus {
+        let status = self.exit_within(EXIT_WITHIN).await;
+        status.unwrap_or_else(|| panic!("it does not end: {}", self.log()))
+    }
+
+    /// Waits until it has ended by itself, for so long; nothing, if it runs still.
+    pub(crate) async fn exit_within(&mut self, limit: Duration) -> Option<ExitStatus> {
         let child = self.child.as_mut().expect("it runs");
-        let status = eventually("the process ends", EXIT_WITHIN, || {
-            let status = child.try_wait().expect("the process can be asked");
-            async move { status }
-        });
-        let status = status.await;
+        let ended = async {
+            loop {
+                if let Some(status) = child.try_wait().expect("the process can be asked") {
+                    return status;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let status = tokio::time::timeout(limit, ended).await.ok()?;
         self.child = None;
-        status
+        Some(status)
     }
 
     /// Fails when it has ended without being told to.
-    pub(super) fn assert_alive(&mut self) {
+    pub(crate) fn assert_alive(&mut self) {
         if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
             self.child = None;
             panic!("{:?} in {} ended: {status}\n{}", self.program, self.folder.display(), self.log());
         }
     }
 
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
@@ -108,17 +118,18 @@ impl Process {
     }
 
     pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn change_config(&self, change: impl Fn(&mut serde_json::Value)) {
+    pub(crate) fn change_config(&self, change: impl Fn(&mut serde_json::Value)) {
         let text = fs::read_to_string(self.folder.join("config.yaml")).expect("a configuration");
         let mut config = serde_json::from_str(&text).expect("a configuration");
         change(&mut config);
         Self::write_config(&self.folder, &config);
     }
 
-    pub(super) fn write_config(folder: &Path, config: &serde_json::Value) {
+    pub(crate) fn write_config(folder: &Path, config: &serde_json::Value) {
         fs::create_dir_all(folder).expect("a folder for the process");
         let text = serde_json::to_string_pretty(config).expect("a configuration");
         // As a whole: somebody may be reading the one that is there.
@@ -135,7 +146,7 @@ impl Drop for Process {
 }
 
 /// The server that the environment names, or one from `PATH`. `scripts/test` prepares them.
-pub(super) fn server(variable: &str, name: &str) -> Program {
+pub(crate) fn server(variable: &str, name: &str) -> Program {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/python/bin").join(name);
     let path = std::env::var_os(variable).map(PathBuf::from);
     Program::Server(path.or_else(|| ours.exists().then_some(ours)).unwrap_or_else(|| name.into()))
