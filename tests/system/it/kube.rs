@@ -1,5 +1,6 @@
 //! In Kubernetes: the chart is installed, and its pods come and go while clients are served.
 
+mod autoscaling;
 mod helm;
 mod rollout;
 

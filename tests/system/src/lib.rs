@@ -43,6 +43,7 @@ pub use figures::Figures;
 pub use fullest::{Use, uses};
 pub use gateway::{Ended, Gateway, GatewayOptions, Program, free_port, program};
 pub use kube::api::ApiServer;
+pub use kube::autoscaler::Autoscaler;
 pub use kube::deployment::Deployment;
 pub use kube::helm::{Helm, Said};
 pub use load::steady_load;
