@@ -15,8 +15,28 @@ async fn what_is_only_tried_changes_nothing() {
     let server = ApiServer::start().await;
     let said = Helm::on(&server).run(&["install", RELEASE, CHART, "--dry-run=server"]).await.ok();
     assert!(said.contains("kind: Deployment"), "{said}");
-    let left = ["deployments", "configmaps", "secrets"].map(|resource| server.objects(resource).len());
-    assert_eq!(left, [0, 0, 0]);
+    let left = server.everything();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// With every kind of object that the chart knows, among them those of operators.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_example_is_installed_and_leaves_nothing_behind() {
+    let server = ApiServer::start().await;
+    let helm = Helm::on(&server);
+    let examples = std::fs::read_dir(format!("{CHART}/examples")).expect("the examples of the chart");
+    let mut tried = 0;
+    for example in examples {
+        let values = example.expect("an example").path().join("values.yaml").display().to_string();
+        helm.run(&["install", RELEASE, CHART, "--values", &values]).await.ok();
+        assert!(server.object("deployments", GATEWAY).is_some(), "{values}");
+        helm.run(&["upgrade", RELEASE, CHART, "--values", &values, "--set", "logLevel=debug"]).await.ok();
+        helm.run(&["uninstall", RELEASE, "--wait"]).await.ok();
+        let left = server.everything();
+        assert!(left.is_empty(), "{values}: {left:?}");
+        tried += 1;
+    }
+    assert!(tried > 0, "no examples");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,9 +63,8 @@ async fn a_release_lives_its_whole_life() {
     assert_eq!(replicas(&release), before["spec"]["replicas"]);
     assert_eq!(release.object("deployments")["spec"]["template"], before["spec"]["template"]);
     helm.run(&["uninstall", RELEASE, "--wait"]).await.ok();
-    let resources = ["deployments", "statefulsets", "services", "configmaps", "replicasets", "secrets"];
-    let left = resources.map(|resource| server.objects(resource).len());
-    assert_eq!(left, [0; 6], "something is left");
+    let left = server.everything();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// The pod of the test is a process, which asks what stands in for the Services.

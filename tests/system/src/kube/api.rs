@@ -36,7 +36,7 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Starts one without any objects but the namespace `default`.
+    /// Starts one without any objects.
     pub async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for the API server");
         let address = listener.local_addr().expect("its address");
@@ -63,9 +63,9 @@ impl ApiServer {
         self.store.get(&Id::new(resource, "default", name))
     }
 
-    /// All objects of a resource.
-    pub fn objects(&self, resource: &str) -> Vec<Value> {
-        self.store.list(resource, None)
+    /// What there is: a resource and a name each, as `deployments/keyfleet`.
+    pub fn everything(&self) -> Vec<String> {
+        self.store.names()
     }
 
     /// Behind a Service there is something at this address (`127.0.0.1:1234`): pods that run here find it.

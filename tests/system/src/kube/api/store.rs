@@ -76,6 +76,10 @@ impl Store {
         of.map(|(_, object)| object.clone()).collect()
     }
 
+    pub(super) fn names(&self) -> Vec<String> {
+        self.all().objects.keys().map(|id| format!("{}/{}", id.resource, id.name)).collect()
+    }
+
     pub(super) fn create(self: &Arc<Self>, id: &Id, mut object: Value, dry: bool) -> Result<Value, Refusal> {
         let mut all = self.all();
         if all.objects.contains_key(id) {
