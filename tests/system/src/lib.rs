@@ -46,7 +46,6 @@ pub use kube::api::ApiServer;
 pub use kube::autoscaler::Autoscaler;
 pub use kube::deployment::Deployment;
 pub use kube::helm::{Helm, Said};
-pub use load::steady_load;
 pub use node::Node;
 pub use kube::pod::{PodSpec, Probe};
 pub use load::{load_during, steady_load};

@@ -117,7 +117,6 @@ impl Process {
         self.folder.join("config.yaml")
     }
 
-    pub(super) fn url(&self) -> String {
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
