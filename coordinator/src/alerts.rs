@@ -4,6 +4,7 @@
 //! So a message is stored before it is sent, and a leader that was fenced off stores none. What is lost with a leader
 //! is at most the knowledge that a message arrived: the next one sends it again, under the same id.
 
+pub mod console;
 pub(crate) mod heartbeat;
 pub(crate) mod notice;
 pub(crate) mod receivers;

@@ -125,8 +125,8 @@ fn condition(text: &str) -> Result<String, String> {
     }
 }
 
-/// The longest block: a year. What is meant for longer is a disabled key.
-pub(crate) const MAX_MINUTES: u64 = 365 * 24 * 60;
+/// The longest block: that of a silence. What is meant for longer is a disabled key.
+pub(crate) const MAX_MINUTES: u64 = coordinator::alerts::console::MAX_MINUTES;
 
 /// Where to ask, and how to show the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]

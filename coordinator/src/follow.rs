@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use coordinator::status::Desk;
 use keyfleet_service::clock;
 use keyfleet_service::config::{Config, Inputs, Sources};
 use keyfleet_service::follow::{Reloads, warn_of_restart};
@@ -15,11 +14,9 @@ pub(crate) async fn follow(
     inputs: Inputs,
     config: watch::Sender<Arc<Config>>,
     reloads: watch::Sender<Reloads>,
-    desk: Desk,
     stop: CancellationToken,
 ) {
     let take = |next: Option<Config>| {
-        desk.rejects(next.is_none());
         reloads.send_modify(|reloads| reloads.note(next.is_some(), clock::utc()));
         let Some(next) = next else { return };
         tell_what_waits(&config.borrow(), &next);

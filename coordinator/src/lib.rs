@@ -52,14 +52,8 @@ pub struct Fabric {
 }
 
 /// Runs until `shutdown`; everything is stored when it returns. A return before that is a death that its supervisor
-/// has to act on: every gateway or the prober is gone.
-pub async fn run(config: watch::Receiver<Arc<Config>>, fabric: Fabric, shutdown: CancellationToken) {
-    let (_nobody_asks, post) = status::desk(None);
-    serve(config, fabric, post, shutdown).await;
-}
-
-/// As [`run`], and whoever has the other side of `post` can ask.
-pub async fn serve(
+/// has to act on: every gateway or the prober is gone. Whoever has the other side of `post` can ask.
+pub async fn run(
     config: watch::Receiver<Arc<Config>>,
     fabric: Fabric,
     post: Post,

@@ -112,9 +112,8 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     tracing::info!(address = %local, advertised = address, "the coordinator is listening");
     let (config, in_force) = watch::channel(first.clone());
     let (reloads, reloaded) = watch::channel(Reloads::new(clock::utc()));
-    let (desk, post) = status::desk(address.clone());
-    let follow =
-        follow::follow(sources, loaded.inputs, config, reloads, desk.clone(), shutdown.soft().clone());
+    let (desk, post) = status::desk(address.clone(), reloaded.clone());
+    let follow = follow::follow(sources, loaded.inputs, config, reloads, shutdown.soft().clone());
     shutdown.spawn_critical("configuration", follow);
 
     let bus = connect::nats(nats, "keyfleet-coordinator").await.map_err(io::Error::other)?;
@@ -150,7 +149,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
         old: None,
         suspect: false,
     };
-    let serving = Box::pin(coordinator::serve(in_force, fabric, post, shutdown.soft().clone()));
+    let serving = Box::pin(coordinator::run(in_force, fabric, post, shutdown.soft().clone()));
     let reaching = Box::pin(reach_redis(&store, redis, Part::Leads, shutdown.soft()));
     meanwhile(reaching, serving).await?;
     stop_metrics.cancel();

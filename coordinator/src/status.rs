@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyfleet_core::alert::Alerts;
@@ -20,6 +19,7 @@ use keyfleet_fabric::bus::nats::Tail;
 use keyfleet_fabric::store::{StateStore, StoreError};
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
+use keyfleet_service::follow::Reloads;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::alerts::view::View;
@@ -171,7 +171,6 @@ pub enum NoAnswer {
 pub struct Desk {
     questions: mpsc::Sender<Question>,
     pulse: watch::Receiver<Pulse>,
-    rejected: Arc<AtomicBool>,
 }
 
 /// Where the leader answers.
@@ -184,23 +183,22 @@ pub struct Post {
     heard: HashMap<ReplicaId, Mono>,
     /// Holders that had leases when they last spoke, and when that was.
     at_work: HashMap<ReplicaId, Mono>,
-    rejected: Arc<AtomicBool>,
+    reloads: watch::Receiver<Reloads>,
 }
 
 /// Both sides, for a coordinator whose API is reached at `address`, if it has one.
-pub fn desk(address: Option<String>) -> (Desk, Post) {
+pub fn desk(address: Option<String>, reloads: watch::Receiver<Reloads>) -> (Desk, Post) {
     let (ask, questions) = mpsc::channel(WAITING);
     let (tell, pulse) = watch::channel(Pulse::default());
-    let rejected = Arc::new(AtomicBool::new(false));
     let post = Post {
         address,
         questions,
         pulse: Arc::new(tell),
         heard: HashMap::new(),
         at_work: HashMap::new(),
-        rejected: rejected.clone(),
+        reloads,
     };
-    (Desk { questions: ask, pulse, rejected }, post)
+    (Desk { questions: ask, pulse }, post)
 }
 
 impl Desk {
@@ -237,11 +235,6 @@ impl Desk {
     /// Begins or ends a silence; answered when it is written down.
     pub async fn silence(&self, wish: Wish, by: String, patience: Duration) -> Result<Answer, NoAnswer> {
         self.ask(|answer| Question::Silence { wish, by, answer }, patience).await
-    }
-
-    /// Tells whether the configuration on disk has a mistake, so that it is not in force.
-    pub fn rejects(&self, rejected: bool) {
-        self.rejected.store(rejected, Ordering::Relaxed);
     }
 
     async fn ask<T>(
@@ -327,7 +320,7 @@ impl Post {
 
     /// Whether the configuration on disk has a mistake.
     pub(crate) fn config_rejected(&self) -> bool {
-        self.rejected.load(Ordering::Relaxed)
+        !self.reloads.borrow().in_force()
     }
 
     /// A report was taken.
@@ -415,6 +408,10 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+
+    fn desk(address: Option<String>) -> (Desk, Post) {
+        super::desk(address, watch::channel(Reloads::new(clock::utc())).1)
+    }
 
     #[tokio::test]
     async fn one_that_does_not_lead_is_not_asked() {

@@ -65,6 +65,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::live::Live;
 use crate::pool::Pool;
+use crate::router::Entrance;
 
 /// After the drain, what is left gets this long to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -194,6 +195,8 @@ pub struct Listeners {
     pub clients: TcpListener,
     /// For operators, if they have one of their own.
     pub ops: Option<TcpListener>,
+    /// What this process answers operators who know `server.admin_token`, beside the gateway's own.
+    pub more: axum::Router,
 }
 
 /// Whether a configuration can be put in force; the error says what is wrong with it.
@@ -225,18 +228,19 @@ pub async fn run(
     });
 
     let soft = app.soft.clone();
-    let with_ops = listeners.ops.is_none();
+    let operators = router::operators(app.clone(), listeners.more);
+    let shared = listeners.ops.is_none().then(|| operators.clone());
     let workers: io::Result<Vec<_>> = (0..count)
         .map(|number| {
             let worker = Worker { app: app.clone(), number };
-            serve::start(format!("worker-{number}"), router::clients(worker, with_ops), soft.clone())
+            serve::start(format!("worker-{number}"), router::clients(worker, shared.as_ref()), soft.clone())
         })
         .collect();
     let workers = workers?;
     let ops = match listeners.ops {
         Some(listener) => {
             // It ends with the process, not with the drain: somebody has to see that we are draining.
-            let worker = serve::start("ops".to_owned(), router::operators(app.clone()), app.hard.clone())?;
+            let worker = serve::start("ops".to_owned(), Entrance::routed(operators), app.hard.clone())?;
             let hard = app.hard.clone();
             let accept = async move { serve::accept(listener, &[worker], &hard).await };
             Some(shutdown.spawn_critical_until(&app.hard, "ops", accept))

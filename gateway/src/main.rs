@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser as _};
+use coordinator::alerts::console;
 use keyfleet_core::ledger::Saved;
 use keyfleet_fabric::bus::witness::LocalWitness;
 use keyfleet_fabric::store::memory::{MemoryStore, Vouch};
@@ -100,6 +101,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
             Some(port) => Some(bind(&server.host, port, "server.ops_port").await?),
             None => None,
         },
+        more: axum::Router::new(),
     };
     announce(&listeners, &loaded.config)?;
 
@@ -165,7 +167,9 @@ async fn alone(
         old: kept.old,
         suspect: kept.suspect,
     };
-    let coordinator = coordinator::run(config.clone(), fabric, stop_coordinator.clone());
+    let (desk, post) = coordinator::status::desk(None, reloads.clone());
+    let listeners = gateway::Listeners { more: console::routes(desk, config.clone()), ..listeners };
+    let coordinator = coordinator::run(config.clone(), fabric, post, stop_coordinator.clone());
     let coordinator = shutdown.spawn_critical_until(&stop_coordinator, "coordinator", coordinator);
     let fabric = gateway::Fabric { bus: Arc::new(bus), store: kept.store, reach };
     let ended = gateway::run(config, reloads, listeners, fabric, shutdown).await;

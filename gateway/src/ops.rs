@@ -1,7 +1,8 @@
 //! The routes for people and their tools: health, details, metrics, and the one thing that can be done by hand.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
+use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
@@ -135,22 +136,25 @@ pub(crate) async fn detailed(State(app): State<Arc<App>>) -> Json<Value> {
     }))
 }
 
-/// Asks the prober to look at a key now. Needs `server.admin_token`.
-pub(crate) async fn probe(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
+/// Lets those through who know `server.admin_token`.
+pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let live = app.pool.live();
     let Some(token) = &live.config.server.admin_token else {
         return (StatusCode::FORBIDDEN, "set server.admin_token to use this\n").into_response();
     };
     let expected = format!("Bearer {}", token.expose());
-    let given = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    let given = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
     if !bool::from(expected.as_bytes().ct_eq(given)) {
         return (StatusCode::UNAUTHORIZED, "send Authorization: Bearer with server.admin_token\n")
             .into_response();
     }
+    drop(live);
+    next.run(request).await
+}
+
+/// Asks the prober to look at a key now.
+pub(crate) async fn probe(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
+    let live = app.pool.live();
     if !live.keys.iter().any(|key| key.id.as_str() == id) {
         return (StatusCode::NOT_FOUND, "no key has this id\n").into_response();
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use futures_util::FutureExt as _;
@@ -47,12 +48,13 @@ impl Entrance {
 fn is_own(path: &str) -> bool {
     matches!(path, "/health" | "/health/ready" | "/health/detailed" | "/metrics")
         || path.starts_with("/admin/")
+        || path.starts_with("/api/v1/")
 }
 
-/// What clients reach.
-pub(crate) fn clients(worker: Worker, with_ops: bool) -> Entrance {
+/// What clients reach; with what operators do, if these have no listener of their own.
+pub(crate) fn clients(worker: Worker, operators: Option<&Router>) -> Entrance {
     let app = worker.app.clone();
-    let own = if with_ops { routes(app.clone()) } else { health() };
+    let own = operators.cloned().unwrap_or_else(health);
     match cors(app) {
         None => Entrance { routes: own, direct: Some(worker) },
         Some(cors) => {
@@ -62,18 +64,16 @@ pub(crate) fn clients(worker: Worker, with_ops: bool) -> Entrance {
     }
 }
 
-/// What operators and their tools reach, if they have a listener of their own.
-pub(crate) fn operators(app: Arc<App>) -> Entrance {
-    Entrance::routed(routes(app))
-}
-
-fn routes(app: Arc<App>) -> Router {
+/// What operators and their tools reach. `more` is what others in this process answer.
+pub(crate) fn operators(app: Arc<App>, more: Router) -> Router {
+    let probe = Router::new().route("/admin/keys/{id}/probe", post(ops::probe)).with_state(app.clone());
+    let admitted = probe.merge(more).route_layer(middleware::from_fn_with_state(app.clone(), ops::admit));
     health()
         .route("/health/ready", get(ops::ready))
         .route("/health/detailed", get(ops::detailed))
         .route("/metrics", get(ops::metrics))
-        .route("/admin/keys/{id}/probe", post(ops::probe))
         .with_state(app)
+        .merge(admitted)
 }
 
 fn health<S: Clone + Send + Sync + 'static>() -> Router<S> {

@@ -17,6 +17,7 @@ use keyfleet_fabric::bus::{GatewayBus as _, Heard, Position, Unreachable};
 use keyfleet_fabric::store::StateStore as _;
 use keyfleet_fabric::store::memory::MemoryStore;
 use keyfleet_service::config::{Sources, load};
+use keyfleet_service::follow::Reloads;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
@@ -45,7 +46,8 @@ fn fixture(store: &Arc<MemoryStore>) -> Fixture {
     let (config, in_force) = watch::channel(config);
     let (verdicts, heard) = mpsc::channel(1);
     let (gateway, bus) = fabric(ASK_TIMEOUT);
-    let (_, post) = crate::status::desk(None);
+    let (_, reloads) = watch::channel(Reloads::new(clock::utc()));
+    let (_, post) = crate::status::desk(None, reloads);
     let driver = Driver {
         config: in_force,
         bus: Box::new(bus),

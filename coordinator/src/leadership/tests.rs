@@ -5,6 +5,8 @@ use async_trait::async_trait;
 use keyfleet_core::message::Delta;
 use keyfleet_core::state::{Commit, Image, Table};
 use keyfleet_fabric::store::memory::MemoryStore;
+use keyfleet_service::follow::Reloads;
+use tokio::sync::watch;
 
 use super::*;
 
@@ -49,7 +51,8 @@ impl StateStore for Distant {
 /// How long a standby takes to lead, once the store is back and nobody leads.
 async fn takes_over(is_another: bool) -> Duration {
     let store = Arc::new(Distant::default());
-    let (_, post) = crate::status::desk(None);
+    let (_, reloads) = watch::channel(Reloads::new(clock::utc()));
+    let (_, post) = crate::status::desk(None, reloads);
     let pulse = post.pulse();
     let (leader, mut standby) = (Candidate::new(store.clone(), &post), Candidate::new(store.clone(), &post));
     let claim =

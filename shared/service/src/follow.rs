@@ -83,6 +83,11 @@ impl Reloads {
         }
     }
 
+    /// Whether what is on disk is in force: it is not while it has a mistake.
+    pub const fn in_force(&self) -> bool {
+        self.in_force
+    }
+
     /// Tells a scraper.
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 have 41 bits")]
     pub fn tell(&self, sheet: &mut Sheet<'_>) -> Written {
