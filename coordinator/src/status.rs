@@ -298,8 +298,8 @@ impl Post {
     /// A holder asks for leases, or gives them back.
     pub(crate) fn asks(&mut self, request: &LeaseRequest) {
         self.heard(&holders::replica(&request.boot));
-        let has_lots = request.reports.iter().any(|report| !report.closed);
-        if has_lots || request.wants.iter().any(|want| want.need > 0 || want.ahead > 0) {
+        // Whoever was only refused may have nothing to say for long.
+        if request.reports.iter().any(|report| !report.closed) {
             if self.at_work.len() < MAX_REPLICAS || self.at_work.contains_key(&request.boot) {
                 self.at_work.insert(request.boot.clone(), clock::mono());
             }
@@ -407,6 +407,8 @@ pub fn address(holder: &ReplicaId) -> Option<&str> {
 mod tests {
     use futures_util::FutureExt as _;
 
+    use keyfleet_core::quota::message::{LotReport, Want};
+
     use super::*;
 
     fn desk(address: Option<String>) -> (Desk, Post) {
@@ -456,6 +458,30 @@ mod tests {
             Pulse { doubles: 1, lost: 4, commits: 1, commit_failures: 1, ..Pulse::default() }
         );
         assert_eq!(post.heard.len(), 1);
+    }
+
+    #[test]
+    fn whoever_had_quota_in_hand_and_is_silent_is_lost() {
+        let (_desk, mut post) = desk(None);
+        let bucket = keyfleet_core::quota::Bucket::Client(keyfleet_core::id::ClientName::new("web"));
+        let lot = keyfleet_core::quota::LotId { epoch: 1, number: 1 };
+        let report = |closed| LotReport { bucket: bucket.clone(), lot, drawn: 0, given_back: 0, closed };
+        let want = Want { bucket: bucket.clone(), need: 1, ahead: 0, debt: 0 };
+        let holder = |boot: &str, reports| LeaseRequest {
+            boot: ReplicaId::new(boot),
+            number: 1,
+            epoch: 1,
+            reports,
+            wants: vec![want.clone()],
+        };
+        post.asks(&holder("holds", vec![report(false)]));
+        post.asks(&holder("only asks", Vec::new()));
+        post.asks(&holder("gave back", vec![report(false)]));
+        post.asks(&holder("gave back", vec![report(true)]));
+        let now = clock::mono();
+        assert_eq!(post.lost(now), []);
+        assert_eq!(post.lost(now.plus(SILENT)), [ReplicaId::new("holds")]);
+        assert_eq!(post.lost(now.plus(2 * LATELY)), [], "nobody waits for it any more");
     }
 
     #[test]
