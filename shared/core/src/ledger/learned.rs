@@ -87,6 +87,11 @@ impl Externals {
         self.of.retain(|_, seen| seen.last.plus(SHOWN_FOR) > now);
     }
 
+    /// What was seen against another limit says nothing of this one.
+    pub(super) fn forget_of(&mut self, changed: impl Fn(&Bucket) -> bool) {
+        self.of.retain(|bucket, _| !changed(bucket));
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Bucket, &External)> {
         self.of.iter()
     }

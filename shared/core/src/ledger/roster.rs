@@ -78,6 +78,8 @@ impl Ledger {
             let gone = self.totals.extract_if(.., |(key, _), _| !self.keys.contains_key(key));
             notes.touched.totals.extend(gone.map(|(pair, _)| pair));
         }
+        let (old, new) = (&self.roster.limits, &roster.limits);
+        self.quotas.external.forget_of(|bucket| old.limit(bucket) != new.limit(bucket));
         self.roster = roster;
         self.tell_of_raised_limits(now, notes);
         let projects: HashSet<_> = self.keys.values().map(|state| &state.project).collect();

@@ -145,6 +145,18 @@ fn a_refusal_while_something_is_left_shows_that_others_use_the_project() {
 }
 
 #[test]
+fn what_was_seen_against_another_limit_says_nothing_of_the_new_one() {
+    let mut world = world();
+    world.configure(10);
+    world.is_refused(Cause::PerMinute, &[]);
+    assert_eq!(world.external(), 1);
+    world.configure(10);
+    assert_eq!(world.external(), 1, "it is the same");
+    world.configure(5);
+    assert_eq!(world.external(), 0);
+}
+
+#[test]
 fn what_was_used_before_a_limit_was_known_may_have_been_ours() {
     let mut world = world();
     for (cause, dimension) in [
