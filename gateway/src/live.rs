@@ -13,6 +13,7 @@ use http::uri::{Authority, Scheme};
 use keyfleet_core::block::Policy;
 use keyfleet_core::gate::{Breaker, BreakerPolicy, Passage};
 use keyfleet_core::id::{Egress, Host, KeyId, Model, ProjectId};
+use keyfleet_core::latency::{BUCKETS, Latencies, bucket};
 use keyfleet_core::quota::rules::Rules;
 use keyfleet_core::select::{Lane, NoKey};
 use keyfleet_core::time::Mono;
@@ -106,6 +107,8 @@ pub(crate) struct ModelLane {
     /// The quota of each seat.
     pub(crate) purses: Box<[Arc<Purses>]>,
     pub(crate) tallies: Box<[Tally]>,
+    /// By group: how long it took until the answers in the tallies began.
+    pub(crate) times: Box<[Times]>,
     /// The model has answered: its lane is worth keeping.
     pub(crate) served: AtomicBool,
     /// When it was last asked for, on the process's clock in ms.
@@ -148,6 +151,31 @@ impl LastRefusal {
 pub(crate) struct Tally {
     pub(crate) answers: AtomicU32,
     pub(crate) ttfb_ms: AtomicU64,
+}
+
+/// Times of one upstream model that have not been reported yet.
+pub(crate) struct Times([AtomicU32; BUCKETS]);
+
+impl Default for Times {
+    fn default() -> Self {
+        Self([const { AtomicU32::new(0) }; BUCKETS])
+    }
+}
+
+impl Times {
+    /// Counts one.
+    pub(crate) fn count(&self, ms: u32) {
+        self.0[bucket(ms)].fetch_add(1, Relaxed);
+    }
+
+    /// What was counted since this was last asked.
+    pub(crate) fn take(&self) -> Latencies {
+        let mut taken = Latencies::default();
+        for (bucket, count) in self.0.iter().enumerate().filter(|(_, count)| count.load(Relaxed) > 0) {
+            taken.add(bucket, count.swap(0, Relaxed));
+        }
+        taken
+    }
 }
 
 impl Live {

@@ -179,6 +179,9 @@ impl Pool {
 
     fn gather_lane(&self, live: &Live, lane: &ModelLane) {
         (0..lane.tallies.len()).for_each(|seat| self.gather_seat(live, lane, seat));
+        for (times, model) in lane.times.iter().zip(&lane.upstream) {
+            self.reports.took(model, &times.take());
+        }
     }
 
     fn gather_seat(&self, live: &Live, lane: &ModelLane, seat: usize) {

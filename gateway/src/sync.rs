@@ -198,11 +198,12 @@ impl Reporting {
     /// The report to send now.
     fn next(&mut self, app: &App, now: Mono) -> Option<Report> {
         if self.under_way.is_none() {
-            let Taken { records, traces } = app.pool.reports.take(now);
-            if records.is_empty() {
+            let Taken { records, times, traces } = app.pool.reports.take(now);
+            if records.is_empty() && times.is_empty() {
                 return None;
             }
-            let report = Report { replica: app.replica.clone(), seq: self.seq + 1, records, traces };
+            let (replica, seq) = (app.replica.clone(), self.seq + 1);
+            let report = Report { replica, seq, records, times: Some(times), traces };
             self.under_way = Some((now, report));
         }
         let (made, mut report) = self.under_way.clone()?;

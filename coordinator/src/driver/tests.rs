@@ -90,7 +90,7 @@ fn is_blocked(image: &Image, key: &KeyId) -> bool {
 fn report(key: &KeyId) -> Report {
     let model = keyfleet_core::id::Model::new("m");
     let record = Record::Succeeded { key: key.clone(), model, n: 1, ttfb_ms: 5, probe: false };
-    Report { replica: ReplicaId::new("r"), seq: 1, records: vec![record], traces: Vec::new() }
+    Report { replica: ReplicaId::new("r"), seq: 1, records: vec![record], times: None, traces: Vec::new() }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use keyfleet_core::select::{FULL_SHARE, Gates, Lane, Seat, name_hash};
 use keyfleet_core::time::Mono;
 
 use super::Pool;
-use crate::live::{Lanes, LastRefusal, Live, LiveKey, ModelLane, Tally};
+use crate::live::{Lanes, LastRefusal, Live, LiveKey, ModelLane, Tally, Times};
 
 /// The most models that have a lane at one time.
 const MAX_LANES: usize = 256;
@@ -75,6 +75,7 @@ impl Pool {
             egresses,
             purses,
             tallies,
+            times: live.groups.iter().map(|_| Times::default()).collect(),
             served: AtomicBool::new(false),
             used: AtomicU64::new(now.as_ms()),
             retired: AtomicBool::new(false),

@@ -135,6 +135,7 @@ impl Permit {
                 self.pool.open(&subject, probe != Probes::BUCKET, now);
             }
         }
+        self.lane.times[self.key().group as usize].count(ttfb_ms);
         let (key, model) = (self.key().id.clone(), self.bucket_model().clone());
         self.pool.reports.push(Record::Succeeded { key, model, n: 1, ttfb_ms, probe: true });
         trial.judged(probes, &self.pool.reports);
@@ -324,6 +325,7 @@ impl Drop for Permit {
         if let Some(ttfb_ms) = self.begun {
             let tally = &self.lane.tallies[self.seat];
             tally.ttfb_ms.fetch_add(u64::from(ttfb_ms), Relaxed);
+            self.lane.times[self.key().group as usize].count(ttfb_ms);
             tally.answers.fetch_add(1, SeqCst);
             // Whoever retires a lane gathers it afterwards: one of the two sees what the other did.
             if self.live.retired.load(SeqCst) || self.lane.retired.load(SeqCst) {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use keyfleet_core::id::{Host, KeyId, Model, Resource};
-use keyfleet_core::message::{MOST_TRACES, Record, Subject};
+use keyfleet_core::latency::Latencies;
+use keyfleet_core::message::{MOST_TIMES, MOST_TRACES, Record, Subject};
 use keyfleet_core::outcome::{Cause, Scope};
 use keyfleet_core::quota::LotId;
 use keyfleet_core::time::Mono;
@@ -28,6 +29,10 @@ const REPORT_RECORDS: usize = 1_024;
 const REPORT_BYTES: usize = 256 * 1024;
 /// What a record takes beside its names, at most.
 const RECORD_BYTES: usize = 384;
+/// What the times of a model take beside its name, at most; a dozen of 68 buckets is usual, at some 8 bytes each.
+const TIMES_BYTES: usize = 1_100;
+/// The most models whose times wait. Twice the models that a gateway keeps lanes of.
+const MOST_MODELS: usize = 512;
 
 /// The records.
 #[derive(Default)]
@@ -48,6 +53,8 @@ struct Waiting {
     answered: HashMap<KeyId, u64>,
     next: u64,
     owners: usize,
+    /// Told beside the records, which may be in another report.
+    times: BTreeMap<Model, Latencies>,
 }
 
 /// A record, and the last request that it tells of, if that is known.
@@ -63,6 +70,7 @@ struct Traced {
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     pub(crate) records: Vec<Record>,
+    pub(crate) times: Vec<(Model, Latencies)>,
     /// The first requests that the records tell of, each trace once.
     pub(crate) traces: Vec<TraceParent>,
 }
@@ -97,6 +105,17 @@ impl Reports {
             self.dropped.fetch_add(lost, Relaxed);
         } else {
             self.arrived.notify_one();
+        }
+    }
+
+    /// So long it took until answers of a model began. Of too many models it is not told.
+    pub(crate) fn took(&self, model: &Model, latencies: &Latencies) {
+        if latencies.is_empty() {
+            return;
+        }
+        let times = &mut self.waiting.lock().times;
+        if times.len() < MOST_MODELS || times.contains_key(model) {
+            times.entry(model.clone()).or_default().merge(latencies);
         }
     }
 
@@ -183,6 +202,16 @@ impl Waiting {
             if let Some(trace) = trace {
                 taken.tells_of(trace);
             }
+        }
+        let mut bytes = 0;
+        while taken.times.len() < MOST_TIMES
+            && let Some(first) = self.times.first_entry()
+        {
+            bytes += TIMES_BYTES + first.key().as_str().len();
+            if bytes > REPORT_BYTES / 2 && !taken.times.is_empty() {
+                break;
+            }
+            taken.times.push(first.remove_entry());
         }
         taken
     }
@@ -429,6 +458,36 @@ mod tests {
             sizes.iter().all(|n| *n <= REPORT_RECORDS) && sizes.iter().sum::<usize>() == 5_009,
             "{sizes:?}"
         );
+    }
+
+    #[test]
+    fn times_are_added_up_by_model_and_told_in_reports_of_limited_size() {
+        let reports = Reports::default();
+        let mut one = Latencies::default();
+        one.count(1, 100);
+        for n in 0..=MOST_MODELS {
+            reports.took(&Model::new(format!("{n:03}")), &one);
+        }
+        reports.took(&Model::new("000"), &one);
+        reports.took(&Model::new("none"), &Latencies::default());
+        let mut all = Vec::new();
+        while let times = reports.take(Mono::default()).times
+            && !times.is_empty()
+        {
+            assert!(times.len() <= MOST_TIMES);
+            let told = serde_json::to_string(&times).unwrap();
+            assert!(told.len() < REPORT_BYTES / 2, "{}", told.len());
+            all.extend(times);
+        }
+        assert_eq!(all.len(), MOST_MODELS);
+        let mut two = one;
+        two.merge(&one);
+        assert_eq!((all[0].1, all[1].1), (two, one));
+        let mut full = Latencies::default();
+        for bucket in 0..keyfleet_core::latency::BUCKETS {
+            full.add(bucket, u32::MAX);
+        }
+        assert!(serde_json::to_string(&full).unwrap().len() < TIMES_BYTES);
     }
 
     #[test]

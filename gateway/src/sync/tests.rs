@@ -279,8 +279,13 @@ async fn a_report_is_sent_unchanged_until_it_is_stored() {
         assert_eq!(leader.hear().await.seq, seq, "of the other gateway");
     }
     for (seq, model) in [(1, "first"), (2, "second")] {
-        let expected =
-            Report { replica: app.replica.clone(), seq, records: vec![finding(model)], traces: Vec::new() };
+        let expected = Report {
+            replica: app.replica.clone(),
+            seq,
+            records: vec![finding(model)],
+            times: Some(Vec::new()),
+            traces: Vec::new(),
+        };
         assert_eq!(leader.hear().await, expected);
     }
     sync.abort();
@@ -303,8 +308,13 @@ async fn a_report_that_cannot_be_sent_grows_old() {
 /// Another gateway's reports leave no room.
 async fn fill(app: &App) {
     for seq in 1..=REPORTS as u64 {
-        let report =
-            Report { replica: ReplicaId::new("other"), seq, records: Vec::new(), traces: Vec::new() };
+        let report = Report {
+            replica: ReplicaId::new("other"),
+            seq,
+            records: Vec::new(),
+            times: None,
+            traces: Vec::new(),
+        };
         app.fabric.bus.report(&report).await.unwrap();
     }
 }

@@ -27,7 +27,8 @@ use std::time::Duration;
 use crate::block::{self, Block};
 use crate::health::{self, Health, Score};
 use crate::id::{KeyId, Model, ProjectId, ReplicaId, Resource};
-use crate::message::{Change, Delta, Operation, Owned, Record, Report, Subject};
+use crate::latency::Latencies;
+use crate::message::{Change, Delta, MOST_TIMES, Operation, Owned, Record, Report, Subject};
 use crate::outcome::{Cause, Outcome, Retry, Scope};
 use crate::owner::{Owner, Partition};
 use crate::quota::message::{LeaseReply, LeaseRequest};
@@ -264,7 +265,15 @@ impl Ledger {
         self.heard.insert(report.replica.clone(), (report.seq, now.mono));
         notes.heard.push((report.replica.clone(), report.seq));
         for record in report.records {
+            if let (None, Record::Succeeded { model, n, ttfb_ms, .. }) = (&report.times, &record) {
+                let mut mean = Latencies::default();
+                mean.count(*n, *ttfb_ms);
+                self.rates.took(model, &mean, now.mono);
+            }
             self.record(record, &report.replica, now, notes);
+        }
+        for (model, times) in report.times.into_iter().flatten().take(MOST_TIMES) {
+            self.rates.took(&model, &times, now.mono);
         }
     }
 
@@ -355,7 +364,7 @@ impl Ledger {
         state.appointment.seen_working(now.mono);
         let project = state.project.clone();
         self.count(key, model, u64::from(n), 0, notes);
-        self.rates.answered(model, n, ttfb_ms, now.mono);
+        self.rates.answered(model, n, now.mono);
         self.quotas.grantor.served([model]);
         if let Some(factor) = self.models.answered(model, (key, &project), n, ttfb_ms, now.mono) {
             self.keys.entry(key.clone()).and_modify(|state| state.slowness.saw(factor, n));

@@ -28,6 +28,7 @@ pub mod error_body;
 pub mod gate;
 pub mod health;
 pub mod id;
+pub mod latency;
 pub mod ledger;
 pub mod message;
 pub mod outcome;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::Score;
 use crate::id::{Host, KeyId, Model, ProjectId, ReplicaId, Resource};
+use crate::latency::Latencies;
 use crate::outcome::{Cause, Scope};
 use crate::quota::message::{LeaseReply, LeaseRequest};
 use crate::quota::{Bucket, Dimension, LotId, written};
@@ -14,6 +15,8 @@ use crate::trace::TraceParent;
 
 /// The requests that one message names as what caused it, at most: a storm needs no more to be recognised.
 pub const MOST_TRACES: usize = 8;
+/// The most models whose times one report tells.
+pub const MOST_TIMES: usize = 64;
 
 /// What a replica saw, in the order in which it saw it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,10 @@ pub struct Report {
     pub seq: u64,
     /// What it saw.
     pub records: Vec<Record>,
+    /// Times to the first byte of answers among these and in earlier reports, by model. `None`: of a release that tells
+    /// no more than the means in its records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Vec<(Model, Latencies)>>,
     /// Requests that met the failures among these, at most [`MOST_TRACES`]. They travel beside the body.
     #[serde(skip)]
     pub traces: Vec<TraceParent>,

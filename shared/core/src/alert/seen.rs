@@ -41,6 +41,8 @@ impl Default for Thresholds {
 pub struct Seen {
     /// Models that are asked for.
     pub models: Vec<ModelSeen>,
+    /// The attempts for all of them.
+    pub overall: Traffic,
     /// Keys with a score below 0.5.
     pub unhealthy_keys: usize,
     /// All keys.
@@ -74,6 +76,13 @@ pub struct ModelSeen {
     pub usable: usize,
     /// Keys that may serve it at all.
     pub all: usize,
+    /// The attempts for it.
+    pub traffic: Traffic,
+}
+
+/// What became of attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
     /// Attempts of the last minute.
     pub attempts: u64,
     /// Those of them that failed otherwise than by quota.
@@ -86,9 +95,12 @@ impl Seen {
     /// What every rule reads of it.
     pub fn readings(&self, at: &Thresholds) -> Vec<Reading> {
         let mut models: Vec<_> = self.models.iter().collect();
-        models.sort_by(|a, b| (b.attempts, &a.model).cmp(&(a.attempts, &b.model)));
+        models.sort_by(|a, b| (b.traffic.attempts, &a.model).cmp(&(a.traffic.attempts, &b.model)));
+        // Of one alone it would say the same twice.
+        let several = models.iter().filter(|model| model.traffic.attempts > 0).count() > 1;
         models.truncate(MOST_MODELS);
         let mut readings: Vec<Reading> = models.into_iter().flat_map(|model| model.readings(at)).collect();
+        readings.extend(several.then(|| self.overall.readings(None, at)).into_iter().flatten());
         readings.extend(self.of_the_pool(at));
         readings.extend(self.of_the_deployment());
         readings
@@ -146,7 +158,7 @@ impl Seen {
 
 impl ModelSeen {
     fn readings(&self, at: &Thresholds) -> Vec<Reading> {
-        let Self { model, usable, all, attempts, failed, p95 } = self;
+        let Self { model, usable, all, traffic } = self;
         let labels = || [("model", model.as_str())];
         let mut readings = Vec::new();
         if *all > 0 && *usable == 0 {
@@ -158,37 +170,45 @@ impl ModelSeen {
             let is_low = usable * 100 < all * LOW.0;
             readings.push(reading(Rule::PoolLow, labels(), is_low, summary, Some(usable.to_string())));
         }
+        readings.extend(traffic.readings(Some(model), at));
+        readings
+    }
+}
+
+impl Traffic {
+    /// Of one model, or of all together.
+    fn readings(&self, model: Option<&Model>, at: &Thresholds) -> Vec<Reading> {
+        let Self { attempts, failed, p95 } = *self;
+        let name = model.map_or("all models", Model::as_str);
+        let labels = || model.map(|model| ("model", model.as_str()));
+        let mut readings = Vec::new();
         #[expect(clippy::cast_precision_loss, reason = "a share")]
-        let rate = *failed as f64 / (*attempts).max(1) as f64;
-        if *attempts >= MIN_ATTEMPTS && rate > at.error_rate / 2.0 {
-            let summary = format!("{failed} of {attempts} attempts for {model} failed in the last minute");
+        let rate = failed as f64 / attempts.max(1) as f64;
+        if attempts >= MIN_ATTEMPTS && rate > at.error_rate / 2.0 {
+            let summary = format!("{failed} of {attempts} attempts for {name} failed in the last minute");
             let value = Some(format!("{:.1} %", rate * 100.0));
             readings.push(reading(Rule::ErrorRate, labels(), rate > at.error_rate, summary, value));
         }
-        if let Some(p95) = p95.filter(|p95| *attempts >= MIN_ATTEMPTS && *p95 > at.response_time.mul_f64(0.8))
+        if let Some(p95) = p95.filter(|p95| attempts >= MIN_ATTEMPTS && *p95 > at.response_time.mul_f64(0.8))
         {
             let seconds = format!("{:.1} s", p95.as_secs_f64());
-            let summary = format!("one of 20 answers of {model} begins after {seconds} or later");
-            readings.push(reading(
-                Rule::ResponseTime,
-                labels(),
-                p95 > at.response_time,
-                summary,
-                Some(seconds),
-            ));
+            let summary = format!("one of 20 answers of {name} begins after {seconds} or later");
+            let fires = p95 > at.response_time;
+            readings.push(reading(Rule::ResponseTime, labels(), fires, summary, Some(seconds)));
         }
         readings
     }
 }
 
-fn reading<const N: usize>(
+fn reading<'l>(
     rule: Rule,
-    labels: [(&str, &str); N],
+    labels: impl IntoIterator<Item = (&'l str, &'l str)>,
     fires: bool,
     summary: String,
     value: Option<String>,
 ) -> Reading {
-    let labels: Labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let labels: Labels = labels.collect();
     Reading { rule, labels, fires, summary, value }
 }
 

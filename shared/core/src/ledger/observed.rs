@@ -31,11 +31,11 @@ impl Ledger {
     where
         K: Iterator<Item = &'k KeyId>,
     {
-        let rates = self.rates.all(now.mono);
+        let (rates, overall) = self.rates.all(now.mono);
         let out = self.out(now);
         let models: Vec<_> = rates
             .into_iter()
-            .map(|(model, rate)| {
+            .map(|(model, traffic)| {
                 let (mut all, mut usable) = (0, 0);
                 let of_model = out.of_model.get(&model);
                 for key in pool(&model) {
@@ -48,13 +48,14 @@ impl Ledger {
                         });
                     usable += usize::from(!is_out);
                 }
-                ModelSeen { model, usable, all, attempts: rate.attempts, failed: rate.failed, p95: rate.p95 }
+                ModelSeen { model, usable, all, traffic }
             })
             .collect();
         let exhausted: HashSet<_> =
             models.iter().filter(|model| model.usable == 0).map(|model| model.model.clone()).collect();
         let seen = Seen {
             models,
+            overall,
             unhealthy_keys: self.keys.values().filter(|state| state.score.tenths() < UNHEALTHY).count(),
             keys: self.keys.len(),
             breakers: self.breakers(now),

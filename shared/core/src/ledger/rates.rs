@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::alert::seen::Traffic;
 use crate::id::Model;
+use crate::latency::Latencies;
 use crate::time::Mono;
 
 /// How long one slot of a window is.
@@ -14,8 +16,6 @@ const SLOTS: usize = 6;
 const STALE: Duration = Duration::from_mins(10);
 /// The most models; beyond it the one that was silent longest makes room. Names come from clients.
 const MAX_MODELS: usize = 256;
-/// Times are told apart by factors of the fourth root of two, from 1 ms to over a minute.
-const BUCKETS: usize = 68;
 
 /// Every model that was asked for lately.
 #[derive(Debug, Default)]
@@ -29,24 +29,23 @@ struct Window {
     asked: Mono,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Slot {
     answered: u64,
     failed: u64,
-    times: [u32; BUCKETS],
+    times: Latencies,
 }
 
-/// What became of a model's attempts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Rate {
-    pub(super) attempts: u64,
-    pub(super) failed: u64,
-    pub(super) p95: Option<Duration>,
-}
+impl Slot {
+    fn merge(mut self, other: &Self) -> Self {
+        self.answered += other.answered;
+        self.failed += other.failed;
+        self.times.merge(&other.times);
+        self
+    }
 
-impl Default for Slot {
-    fn default() -> Self {
-        Self { answered: 0, failed: 0, times: [0; BUCKETS] }
+    fn traffic(&self) -> Traffic {
+        Traffic { attempts: self.answered + self.failed, failed: self.failed, p95: self.times.p95() }
     }
 }
 
@@ -69,27 +68,20 @@ impl Window {
         self.at = self.at.max(next);
     }
 
-    fn rate(&mut self, now: Mono) -> Rate {
+    fn sum(&mut self, now: Mono) -> Slot {
         self.turn(now);
-        let sum = |of: fn(&Slot) -> u64| self.slots.iter().map(of).sum::<u64>();
-        let (answered, failed) = (sum(|slot| slot.answered), sum(|slot| slot.failed));
-        let mut left = answered.div_ceil(20);
-        let late = (0..BUCKETS).rev().find(|bucket| {
-            let of_bucket = self.slots.iter().map(|slot| u64::from(slot.times[*bucket])).sum();
-            let found = answered > 0 && left <= of_bucket;
-            left = left.saturating_sub(of_bucket);
-            found
-        });
-        Rate { attempts: answered + failed, failed, p95: late.map(middle) }
+        self.slots.iter().fold(Slot::default(), Slot::merge)
     }
 }
 
 impl Rates {
-    pub(super) fn answered(&mut self, model: &Model, n: u32, ttfb_ms: u32, now: Mono) {
-        let slot = self.window(model, now).slot(now);
-        slot.answered += u64::from(n);
-        let times = &mut slot.times[bucket(ttfb_ms)];
-        *times = times.saturating_add(n);
+    pub(super) fn answered(&mut self, model: &Model, n: u32, now: Mono) {
+        self.window(model, now).slot(now).answered += u64::from(n);
+    }
+
+    /// So long it took until answers began.
+    pub(super) fn took(&mut self, model: &Model, times: &Latencies, now: Mono) {
+        self.window(model, now).slot(now).times.merge(times);
     }
 
     /// Attempts failed, unless only a quota refused them; then somebody asked all the same.
@@ -98,9 +90,16 @@ impl Rates {
         slot.failed += if by_quota { 0 } else { u64::from(n) };
     }
 
-    /// Models that are asked for.
-    pub(super) fn all(&mut self, now: Mono) -> Vec<(Model, Rate)> {
-        self.0.iter_mut().map(|(model, window)| (model.clone(), window.rate(now))).collect()
+    /// Models that are asked for, and all of them together.
+    pub(super) fn all(&mut self, now: Mono) -> (Vec<(Model, Traffic)>, Traffic) {
+        let mut overall = Slot::default();
+        let of_models = self.0.iter_mut().map(|(model, window)| {
+            let sum = window.sum(now);
+            overall = overall.merge(&sum);
+            (model.clone(), sum.traffic())
+        });
+        let of_models = of_models.collect();
+        (of_models, overall.traffic())
     }
 
     /// Forgets those that nobody asks for; those that nobody can be served with cannot be asked for.
@@ -125,17 +124,6 @@ impl Rates {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number above zero")]
-fn bucket(ttfb_ms: u32) -> usize {
-    ((f64::from(ttfb_ms.max(1)).log2() * 4.0) as usize).min(BUCKETS - 1)
-}
-
-/// The middle of a bucket, by factors.
-#[expect(clippy::cast_precision_loss, reason = "a small number")]
-fn middle(bucket: usize) -> Duration {
-    Duration::from_secs_f64(((bucket as f64 + 0.5) / 4.0).exp2() / 1_000.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,21 +132,27 @@ mod tests {
         Mono::from_ms(1_000_000_000 + seconds * 1_000)
     }
 
-    fn only(rates: &mut Rates, now: Mono) -> Rate {
-        rates.all(now).pop().unwrap().1
+    fn only(rates: &mut Rates, now: Mono) -> Traffic {
+        let (mut all, overall) = rates.all(now);
+        let only = all.pop().unwrap().1;
+        assert_eq!(only, overall);
+        only
     }
 
     #[test]
     fn a_minute_is_counted_and_then_forgotten() {
         let mut rates = Rates::default();
         let model = Model::new("m");
-        rates.answered(&model, 19, 100, at(0));
+        let mut times = Latencies::default();
+        times.count(19, 100);
+        rates.answered(&model, 19, at(0));
+        rates.took(&model, &times, at(0));
         rates.failed(&model, 1, false, at(15));
         rates.failed(&model, 5, true, at(15));
         let rate = only(&mut rates, at(30));
-        assert_eq!((rate.attempts, rate.failed), (20, 1));
-        assert_eq!(only(&mut rates, at(60)).attempts, 1);
-        assert_eq!(only(&mut rates, at(500)), Rate::default());
+        assert_eq!((rate.attempts, rate.failed, rate.p95), (20, 1, times.p95()));
+        assert_eq!(only(&mut rates, at(60)), Traffic { attempts: 1, failed: 1, p95: None });
+        assert_eq!(only(&mut rates, at(500)), Traffic::default());
         rates.forget(|_| true, at(10_000));
         assert_eq!(rates.0.len(), 1);
         rates.forget(|_| false, at(10_000));
@@ -166,15 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_of_twenty_is_found_as_exactly_as_it_matters() {
-        for (fast, slow, expected_ms) in [(96, 4, 100.0), (95, 5, 6_000.0), (0, 100, 6_000.0)] {
-            let mut rates = Rates::default();
-            let model = Model::new("m");
-            rates.answered(&model, fast, 100, at(0));
-            rates.answered(&model, slow, 6_000, at(12));
-            let p95 = only(&mut rates, at(20)).p95.unwrap().as_secs_f64() * 1_000.0;
-            assert!((p95 / expected_ms - 1.0).abs() < 0.1, "{p95} for {expected_ms}");
+    fn all_models_count_together() {
+        let mut rates = Rates::default();
+        for (model, n) in [("a", 1), ("b", 2)] {
+            rates.answered(&Model::new(model), n, at(0));
+            rates.failed(&Model::new(model), n, false, at(10));
         }
+        assert_eq!(rates.all(at(20)).1, Traffic { attempts: 6, failed: 3, p95: None });
     }
 
     #[test]

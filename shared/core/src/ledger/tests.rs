@@ -130,6 +130,7 @@ impl World {
             replica: crate::id::ReplicaId::new("r"),
             seq: self.reports,
             records: vec![record],
+            times: None,
             traces: Vec::new(),
         }));
     }
@@ -607,7 +608,7 @@ fn a_gap_in_what_a_publisher_sends_proves_a_loss() {
     let mut ledger = world().ledger;
     let mut lost = |seq| {
         let report =
-            Report { replica: crate::id::ReplicaId::new("r"), seq, records: Vec::new(), traces: Vec::new() };
+            Report { replica: crate::id::ReplicaId::new("r"), seq, records: Vec::new(), times: None, traces: Vec::new() };
         ledger.apply(Event::Report(report), now(seq)).lost
     };
     assert_eq!(

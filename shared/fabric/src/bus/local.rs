@@ -278,7 +278,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(10);
 
     fn report(seq: u64) -> Report {
-        Report { replica: ReplicaId::new("a"), seq, records: Vec::new(), traces: Vec::new() }
+        Report { replica: ReplicaId::new("a"), seq, records: Vec::new(), times: None, traces: Vec::new() }
     }
 
     fn ask() -> Ask {

@@ -151,7 +151,7 @@ pub(crate) fn report(replica: &str, seq: u64) -> Report {
             age_ms: 0,
         },
     ];
-    Report { replica: ReplicaId::new(replica), seq, records, traces: Vec::new() }
+    Report { replica: ReplicaId::new(replica), seq, records, times: None, traces: Vec::new() }
 }
 
 /// So many requests, each of a trace of its own.

@@ -1,13 +1,15 @@
 //! Where each rule fires, and where it is clear.
 
-use super::super::seen::{ModelSeen, Seen, Thresholds};
+use super::super::seen::{ModelSeen, Seen, Thresholds, Traffic};
 use super::*;
 use crate::id::{Host, KeyId, Model, ProjectId, ReplicaId};
 
 fn model(usable: usize, all: usize, attempts: u64, failed: u64, p95_ms: u64) -> Seen {
     let p95 = Some(Duration::from_millis(p95_ms));
-    let model = ModelSeen { model: Model::new("m"), usable, all, attempts, failed, p95 };
-    Seen { models: vec![model], ..Seen::default() }
+    let traffic = Traffic { attempts, failed, p95 };
+    let model = ModelSeen { model: Model::new("m"), usable, all, traffic };
+    // All models are this one.
+    Seen { models: vec![model], overall: traffic, ..Seen::default() }
 }
 
 fn unhealthy(unhealthy_keys: usize) -> Seen {
@@ -85,14 +87,28 @@ fn facts_fire_for_each_thing_and_are_clear_without() {
 }
 
 #[test]
+fn what_fails_a_little_everywhere_fails_over_all() {
+    let traffic = Traffic { attempts: 10, failed: 2, p95: Some(Duration::from_secs(9)) };
+    let models = ["a", "b"].map(|name| ModelSeen { model: Model::new(name), usable: 1, all: 1, traffic });
+    let overall = Traffic { attempts: 20, failed: 4, ..traffic };
+    let mut seen = Seen { models: models.into(), overall, ..Seen::default() };
+    let readings = seen.readings(&Thresholds::default());
+    let rules: Vec<_> = readings.iter().map(|reading| (reading.rule, reading.fires)).collect();
+    assert_eq!(rules, [(Rule::ErrorRate, true), (Rule::ResponseTime, true)]);
+    assert!(
+        readings.iter().all(|reading| reading.labels.is_empty() && reading.summary.contains("all models"))
+    );
+    seen.models[1].traffic = Traffic::default();
+    assert_eq!(seen.readings(&Thresholds::default()), [], "of one model it is said once");
+}
+
+#[test]
 fn names_of_models_are_bounded() {
     let models = (0..500).map(|n| ModelSeen {
         model: Model::new(format!("m{n}")),
         usable: 0,
         all: 1,
-        attempts: n,
-        failed: 0,
-        p95: None,
+        traffic: Traffic { attempts: n, ..Traffic::default() },
     });
     let readings = Seen { models: models.collect(), ..Seen::default() }.readings(&Thresholds::default());
     assert_eq!(readings.len(), 2 * 64);

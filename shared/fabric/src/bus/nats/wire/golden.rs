@@ -60,7 +60,14 @@ fn reports() {
         Record::Owned(owned(172_800_000)),
     ];
     let report: Report = golden!("report");
-    assert_eq!(report, Report { replica: ReplicaId::new("a5d8"), seq: 7, records, traces: Vec::new() });
+    let mut times = keyfleet_core::latency::Latencies::default();
+    times.count(3, 120);
+    let timed: Report = golden!("report_times");
+    assert_eq!(timed.times, Some(vec![(Model::new("gemini-2.5-flash"), times)]));
+    assert_eq!(
+        report,
+        Report { replica: ReplicaId::new("a5d8"), seq: 7, records, times: None, traces: Vec::new() }
+    );
 }
 
 #[test]
