@@ -15,7 +15,7 @@ pub mod view;
 use std::time::Duration;
 
 use keyfleet_core::alert::Alerts;
-use keyfleet_core::alert::pipeline::Became;
+use keyfleet_core::alert::delivery::Became;
 use keyfleet_core::alert::seen::{Seen, needs_reports};
 use keyfleet_core::id::{KeyId, Model};
 use keyfleet_core::ledger::{Ledger, Step};
@@ -36,6 +36,8 @@ const EVERY_OF_MANY: Duration = Duration::from_secs(5);
 const MANY: usize = 2_000;
 /// A new leader has heard every gateway that is at work after this time.
 const SETTLED: Duration = Duration::from_mins(1);
+/// For so long it matters that a receiver refused a message.
+const REFUSED_LATELY: Duration = Duration::from_hours(1);
 /// For so long it is news that another leads.
 const NEWS: Duration = Duration::from_mins(1);
 /// What stands for the name of a receiver.
@@ -106,6 +108,12 @@ impl Watch {
             .machine
             .receivers()
             .filter_map(|(name, receiver)| Some((name.clone(), u32::MAX, receiver.stopped.clone()?)));
+        // One that refused a message long ago may have taken others, had there been any.
+        let refused = self.machine.receivers().filter_map(|(name, receiver)| {
+            let lately = receiver.refused_at.is_some_and(|at| now.utc.since(at) < REFUSED_LATELY);
+            (lately && receiver.stopped.is_none())
+                .then(|| (name.clone(), receiver.refused, receiver.why.clone()))
+        });
         let waiting = self
             .machine
             .outbox()
@@ -121,7 +129,7 @@ impl Watch {
             bus_down,
             store_suspect: blind,
             config_rejected: post.config_rejected(),
-            failing: stopped.chain(waiting).collect(),
+            failing: stopped.chain(refused).chain(waiting).collect(),
             ..ledger.observe(|model| pool(model).into_iter(), now)
         }
     }
@@ -197,7 +205,12 @@ impl Watch {
                 tracing::warn!(receiver, ?attempt, "an alert was not delivered: it is tried again");
             }
             Became::GivenUp => {
-                tracing::error!(receiver, ?attempt, "an alert was not delivered and is given up");
+                let (rule, alerts) = self
+                    .machine
+                    .given_up()
+                    .next_back()
+                    .map_or(("", 0), |last| (last.rule.as_str(), last.alerts));
+                tracing::error!(receiver, ?attempt, rule, alerts, "a message about alerts is given up");
             }
         }
         post.note(|pulse| counted(pulse, receiver, became));

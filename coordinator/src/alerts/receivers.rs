@@ -35,14 +35,16 @@ const AGENT: &str = concat!("keyfleet/", env!("CARGO_PKG_VERSION"));
 pub(crate) enum Undelivered {
     /// Try again, not before this.
     Later { after: Option<Duration>, why: String },
-    /// It will never be accepted.
+    /// This message will never be accepted; others may be.
+    Refused { why: String },
+    /// No message will ever be accepted.
     Never { why: String },
 }
 
 impl Undelivered {
     pub(crate) fn why(&self) -> &str {
         match self {
-            Self::Later { why, .. } | Self::Never { why } => why,
+            Self::Later { why, .. } | Self::Refused { why } | Self::Never { why } => why,
         }
     }
 
@@ -53,6 +55,7 @@ impl Undelivered {
     fn from(self, server: &str) -> Self {
         match self {
             Self::Later { after, why } => Self::Later { after, why: format!("{server} {why}") },
+            Self::Refused { why } => Self::Refused { why: format!("{server} {why}") },
             Self::Never { why } => Self::Never { why: format!("{server} {why}") },
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use keyfleet_core::alert::pipeline::Attempt;
+use keyfleet_core::alert::delivery::Attempt;
 use keyfleet_core::time::Mono;
 use keyfleet_service::clock;
 use keyfleet_service::config::Receiver;
@@ -56,6 +56,7 @@ impl Sender {
             let attempt = match delivered {
                 Ok(()) => Attempt::Delivered,
                 Err(Undelivered::Later { after, why }) => Attempt::Later { after, why },
+                Err(Undelivered::Refused { why }) => Attempt::Refused { why },
                 Err(Undelivered::Never { why }) => Attempt::Never { why },
             };
             Done { number, receiver: receiver.name, attempt }

@@ -15,6 +15,9 @@ pub struct View {
     pub silences: Vec<Silence>,
     /// What is not delivered.
     pub outbox: Vec<Waiting>,
+    /// What was given up, the latest first.
+    #[serde(default)]
+    pub given_up: Vec<GivenUp>,
     /// What was wrong, the latest first.
     pub history: Vec<Past>,
     /// How often something went wrong that there was no room for.
@@ -74,6 +77,21 @@ pub struct Waiting {
     pub why: Option<String>,
 }
 
+/// A message that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// Who did not get it.
+    pub receiver: String,
+    /// Of which rule.
+    pub rule: String,
+    /// Of how many alerts.
+    pub alerts: usize,
+    /// How long ago, in seconds.
+    pub seconds_ago: u64,
+    /// Why it was not delivered.
+    pub why: String,
+}
+
 /// An alert that is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Past {
@@ -127,12 +145,20 @@ impl View {
             seconds: now.since(queued.made).as_secs(),
             why: queued.why.clone(),
         });
+        let given_up = machine.given_up().rev().map(|given_up| GivenUp {
+            receiver: given_up.receiver.clone(),
+            rule: given_up.rule.as_str().to_owned(),
+            alerts: given_up.alerts,
+            seconds_ago: now.since(given_up.at).as_secs(),
+            why: given_up.why.clone(),
+        });
         let mut history: Vec<_> = machine.history().map(past).collect();
         history.reverse();
         Self {
             alerts: alerts.collect(),
             silences: silences.collect(),
             outbox: outbox.collect(),
+            given_up: given_up.collect(),
             history,
             overflow: machine.overflow(),
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use coordinator::alerts::view::{Alert, View};
+use coordinator::alerts::view::{Alert, GivenUp, View};
 use keyfleet_core::time::Utc;
 
 use super::table::plain;
@@ -35,6 +35,10 @@ pub(super) fn list(view: &View) -> String {
             "undelivered: {rule} to {to} for {} s, {attempts} attempts: {why}",
             waiting.seconds
         );
+    }
+    for GivenUp { receiver, rule, alerts, seconds_ago, why } in &view.given_up {
+        let (to, rule, why) = (plain(receiver), plain(rule), plain(why));
+        let _ = writeln!(text, "given up {seconds_ago} s ago: {rule} to {to}, {alerts} alerts: {why}");
     }
     if view.overflow > 0 {
         let _ = writeln!(text, "{} more were left out for want of room", view.overflow);
@@ -92,6 +96,13 @@ mod tests {
             seconds: 7,
             why: Some("status 503".to_owned()),
         };
+        let given_up = GivenUp {
+            receiver: "ops".to_owned(),
+            rule: "pool_low".to_owned(),
+            alerts: 3,
+            seconds_ago: 9,
+            why: "status 400".to_owned(),
+        };
         let past = Past {
             rule: "pool_low".to_owned(),
             labels: BTreeMap::new(),
@@ -100,8 +111,13 @@ mod tests {
             ended_ms: 5_000,
             seconds: 5,
         };
-        let view =
-            View { alerts: vec![alert], outbox: vec![waiting], history: vec![past], ..View::default() };
+        let view = View {
+            alerts: vec![alert],
+            outbox: vec![waiting],
+            given_up: vec![given_up],
+            history: vec![past],
+            ..View::default()
+        };
         assert_eq!(
             list(&view).lines().collect::<Vec<_>>(),
             [
@@ -109,6 +125,7 @@ mod tests {
                 "    1 of 10 keys can serve it",
                 "    Add projects.",
                 "undelivered: pool_low to ops for 7 s, 2 attempts: status 503",
+                "given up 9 s ago: pool_low to ops, 3 alerts: status 400",
             ]
         );
         assert_eq!(history(&view), "1970-01-01T00:00:00Z  pool_low: gone, for 5 s\n");

@@ -3,7 +3,7 @@
 //! [`seen`] turns what the leader observes into readings of rules, one for each thing that a rule watches. [`Alerts`]
 //! is the machine: an instance of a rule is pending for as long as the rule asks, then fires, and is resolved when the
 //! rule has been clear for long enough. What a receiver does not know yet is put together in one message per rule
-//! ([`pipeline`]), which stays in the outbox until it is delivered. Silences, quiet hours and stronger alerts keep
+//! ([`pipeline`]), which stays in the outbox until it is delivered or given up ([`delivery`]). Silences, quiet hours and stronger alerts keep
 //! messages back ([`mute`]).
 //!
 //! A receiver is told of what fires when its message is made. What has begun and ended before that is only in the
@@ -12,6 +12,7 @@
 //!
 //! All of it is stored with the leader's commits. Times are the calendar's, which outlives a leader.
 
+pub mod delivery;
 mod instance;
 pub mod mute;
 pub mod pipeline;
@@ -25,9 +26,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::time::Utc;
+use delivery::{GivenUp, Receiver};
 pub use instance::{Instance, Phase, Reading};
 use mute::{QuietHours, Silence};
-use pipeline::{Group, Queued, Receiver};
+use pipeline::{Group, Queued};
 pub use rule::{Rule, Severity, Timing};
 use stored::Place;
 
@@ -68,13 +70,26 @@ pub struct Recipient {
     pub send_resolved: bool,
     /// Also in quiet hours.
     pub ignore_quiet_hours: bool,
+    /// It forgets what is not repeated, and passes on only what is new to it: it is told again after this.
+    pub refresh: Option<Duration>,
 }
 
 impl Recipient {
     /// One that is told everything, except in quiet hours.
     pub fn named(name: impl Into<String>) -> Self {
         let (severities, rules) = (Vec::new(), Vec::new());
-        Self { name: name.into(), severities, rules, send_resolved: true, ignore_quiet_hours: false }
+        Self {
+            name: name.into(),
+            severities,
+            rules,
+            send_resolved: true,
+            ignore_quiet_hours: false,
+            refresh: None,
+        }
+    }
+
+    fn repeats_after(&self, policy: &Policy) -> Duration {
+        self.refresh.map_or(policy.repeat_interval, |refresh| refresh.min(policy.repeat_interval))
     }
 
     /// Whether it is told of a rule at all.
@@ -130,6 +145,7 @@ pub struct Alerts {
     outbox: BTreeMap<u64, Queued>,
     silences: BTreeMap<u64, Silence>,
     history: VecDeque<(u64, Past)>,
+    given_up: VecDeque<(u64, GivenUp)>,
     receivers: BTreeMap<String, Receiver>,
     /// The last number that was given to a message, a silence or an entry of the history.
     number: u64,

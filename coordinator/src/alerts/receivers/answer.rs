@@ -8,8 +8,10 @@ use http::{HeaderMap, StatusCode};
 use super::Undelivered;
 use super::text::{line, plain};
 
-/// The same message to the same address gets the same answer, until somebody changes the configuration.
-const PERMANENT: [u16; 12] = [301, 308, 400, 404, 405, 410, 411, 413, 414, 415, 422, 501];
+/// Every message to the same address gets the same answer, until somebody changes the configuration.
+const GONE: [u16; 7] = [301, 308, 404, 405, 410, 414, 501];
+/// The same message gets the same answer; another one may not.
+const REFUSED: [u16; 5] = [400, 411, 413, 415, 422];
 /// Nobody is left alone for longer, whatever he asks for.
 const MAX_AFTER: Duration = Duration::from_hours(1);
 /// What is shown of a body.
@@ -47,12 +49,13 @@ impl Answer {
     pub(super) fn usual(&self) -> Result<(), Undelivered> {
         match self.status.as_u16() {
             200..=299 => Ok(()),
-            status if PERMANENT.contains(&status) => Err(self.never()),
+            status if GONE.contains(&status) => Err(self.never()),
+            status if REFUSED.contains(&status) => Err(Undelivered::Refused { why: self.why() }),
             _ => Err(self.later(None)),
         }
     }
 
-    /// It will never be accepted.
+    /// Nothing will ever be accepted.
     pub(super) fn never(&self) -> Undelivered {
         Undelivered::Never { why: self.why() }
     }

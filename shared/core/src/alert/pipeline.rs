@@ -13,30 +13,25 @@ use super::stored::Place;
 use super::{Alerts, Instance, Labels, Policy, Recipient, Rule, Severity, digest};
 use crate::time::Utc;
 
-/// A message that could not be delivered for so long is given up.
-pub const GIVE_UP: Duration = Duration::from_hours(24);
 /// The most alerts in one message. The others are in the next one of their group.
 const MAX_ITEMS: usize = 5_000;
-/// Before a delivery is tried again, the first time; then twice as long each time.
-const FIRST_RETRY: Duration = Duration::from_secs(2);
-/// And no longer than this.
-const LAST_RETRY: Duration = Duration::from_mins(10);
-/// A receiver may not ask for a longer wait.
-const LONGEST_WAIT: Duration = Duration::from_hours(1);
-/// The longest reason that is kept.
-const MAX_WHY: usize = 300;
+/// After a message that was given up, the next of its group comes at the earliest.
+const REFUSED_APART: Duration = Duration::from_mins(1);
 
 /// One rule for one receiver.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Group {
     /// Firing alerts that the receiver was told of, and not yet of their end.
-    told: BTreeSet<String>,
+    pub(super) told: BTreeSet<String>,
     /// There is something to tell since then.
     since: Option<Utc>,
     /// When the last message was made.
     last: Option<Utc>,
     /// The message that is under way.
-    under_way: Option<u64>,
+    pub(super) under_way: Option<u64>,
+    /// When a message of it was given up, if none was delivered since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) refused: Option<Utc>,
 }
 
 /// A message that is not delivered.
@@ -78,47 +73,6 @@ pub struct Item {
     pub started: Utc,
     /// When it was resolved; `None`: it fires.
     pub ended: Option<Utc>,
-}
-
-/// What is known of a receiver.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Receiver {
-    /// It will never take a message: why.
-    pub stopped: Option<String>,
-    /// It has not taken anything since then.
-    pub failing: Option<Utc>,
-    /// Why not.
-    pub why: String,
-}
-
-/// What became of an attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempt {
-    /// The receiver has it.
-    Delivered,
-    /// Try again.
-    Later {
-        /// Not before this.
-        after: Option<Duration>,
-        /// What is wrong.
-        why: String,
-    },
-    /// The receiver will never take it.
-    Never {
-        /// What is wrong.
-        why: String,
-    },
-}
-
-/// What an attempt did to its message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Became {
-    /// It is delivered.
-    Delivered,
-    /// It waits for the next attempt.
-    Waits,
-    /// It is given up.
-    GivenUp,
 }
 
 impl Group {
@@ -187,17 +141,19 @@ impl Alerts {
         };
         let is_new = news.firing.iter().any(|name| !group.told.contains(name));
         let repeats = news.firing.iter().any(|name| group.told.contains(name))
-            && group.last.is_some_and(|last| now.since(last) >= policy.repeat_interval);
+            && group.last.is_some_and(|last| now.since(last) >= to.repeats_after(policy));
         let tells = is_new || !news.over.is_empty() || repeats;
         group.since = if tells { group.since.or(Some(now)) } else { None };
         let due = group.since.is_some_and(|since| {
             let first = since.plus(policy.group_wait);
             now >= group.last.map_or(first, |last| first.max(last.plus(policy.group_interval)))
         });
+        let apart = policy.group_interval.max(REFUSED_APART);
+        let rests = group.refused.is_some_and(|refused| now.since(refused) < apart);
         let stopped = self.receivers.get(receiver).is_some_and(|known| known.stopped.is_some());
         if due
             && group.under_way.is_none()
-            && !stopped
+            && !(stopped || rests)
             && (to.ignore_quiet_hours || !is_quiet(rule, policy, now))
         {
             group.since = None;
@@ -237,83 +193,6 @@ impl Alerts {
         number
     }
 
-    /// Messages that are to be sent now, the oldest first, by number. They have to be stored before.
-    pub fn due(&self, now: Utc) -> impl Iterator<Item = (u64, &Queued)> {
-        let may = move |queued: &Queued| {
-            let known = self.receivers.get(&queued.receiver);
-            queued.next <= now && known.is_none_or(|known| known.stopped.is_none())
-        };
-        self.outbox.iter().filter(move |(_, queued)| may(queued)).map(|(number, queued)| (*number, queued))
-    }
-
-    /// All that is not delivered.
-    pub fn outbox(&self) -> impl Iterator<Item = &Queued> {
-        self.outbox.values()
-    }
-
-    /// What is known of each receiver that fails.
-    pub fn receivers(&self) -> impl Iterator<Item = (&String, &Receiver)> {
-        self.receivers.iter()
-    }
-
-    /// Takes in what became of an attempt; `draw` is random. `None`: the message is known no more.
-    pub fn attempted(&mut self, number: u64, attempt: Attempt, draw: u32, now: Utc) -> Option<Became> {
-        let queued = self.outbox.get_mut(&number)?;
-        let became = match attempt {
-            Attempt::Delivered => {
-                self.receivers.remove(&queued.receiver);
-                Became::Delivered
-            }
-            Attempt::Later { after, why } => {
-                let why: String = why.chars().take(MAX_WHY).collect();
-                let receiver = self.receivers.entry(queued.receiver.clone()).or_default();
-                receiver.failing.get_or_insert(now);
-                receiver.why.clone_from(&why);
-                let asked = after.unwrap_or_default().min(LONGEST_WAIT);
-                queued.next = now.plus(backoff(queued.attempts, draw).max(asked));
-                queued.attempts = queued.attempts.saturating_add(1);
-                queued.why = Some(why);
-                self.touched.insert(Place::Outbox(number));
-                if now.since(queued.made) < GIVE_UP { Became::Waits } else { Became::GivenUp }
-            }
-            Attempt::Never { why } => {
-                let why: String = why.chars().take(MAX_WHY).collect();
-                let receiver = self.receivers.entry(queued.receiver.clone()).or_default();
-                receiver.failing.get_or_insert(now);
-                receiver.why.clone_from(&why);
-                receiver.stopped = Some(why);
-                Became::GivenUp
-            }
-        };
-        if became != Became::Waits {
-            self.end(number, became);
-        }
-        Some(became)
-    }
-
-    /// Receivers that were given up are tried again: the operator may have corrected their addresses.
-    pub fn reconsider(&mut self) {
-        self.receivers.retain(|_, receiver| receiver.stopped.is_none());
-    }
-
-    fn end(&mut self, number: u64, became: Became) {
-        let Some(queued) = self.outbox.remove(&number) else { return };
-        self.touched.insert(Place::Outbox(number));
-        let place = (queued.rule, queued.receiver);
-        let Some(group) = self.groups.get_mut(&place) else { return };
-        group.under_way = None;
-        if became == Became::Delivered {
-            for item in queued.items {
-                if item.ended.is_none() {
-                    group.told.insert(item.fingerprint);
-                } else {
-                    group.told.remove(&item.fingerprint);
-                }
-            }
-        }
-        self.touched.insert(Place::Group(place.0, place.1));
-    }
-
     /// Drops what is kept only because somebody still had to hear of it.
     pub(super) fn forget_the_told(&mut self) {
         let mut waited_for: BTreeSet<&String> = self.groups.values().flat_map(|group| &group.told).collect();
@@ -344,12 +223,6 @@ impl Alerts {
 pub(super) fn is_quiet(rule: Rule, policy: &Policy, now: Utc) -> bool {
     policy.timing(rule).severity < Severity::Critical
         && policy.quiet_hours.as_ref().is_some_and(|hours| hours.holds(now))
-}
-
-fn backoff(attempts: u32, draw: u32) -> Duration {
-    let span = FIRST_RETRY.saturating_mul(1 << attempts.min(10)).min(LAST_RETRY);
-    // Between three quarters and five quarters of it.
-    span.mul_f64(0.75 + f64::from(draw) / f64::from(u32::MAX) / 2.0)
 }
 
 impl Instance {

@@ -1,6 +1,6 @@
 //! How the machine lies in a store, entry by entry, and how it comes back.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ pub(super) enum Place {
     Outbox(u64),
     Silence(u64),
     Past(u64),
+    GivenUp(u64),
     Number,
 }
 
@@ -28,6 +29,7 @@ impl Place {
             Self::Outbox(number) => format!("outbox/{number}"),
             Self::Silence(number) => format!("silence/{number}"),
             Self::Past(number) => format!("past/{number}"),
+            Self::GivenUp(number) => format!("given_up/{number}"),
             Self::Number => "number".to_owned(),
         }
     }
@@ -48,10 +50,8 @@ impl Alerts {
             Place::Group(rule, receiver) => self.groups.get(&(*rule, receiver.clone())).map(text),
             Place::Outbox(number) => self.outbox.get(number).map(text),
             Place::Silence(number) => self.silences.get(number).map(text),
-            Place::Past(number) => {
-                let found = self.history.binary_search_by_key(number, |(number, _)| *number).ok()?;
-                self.history.get(found).map(|(_, past)| text(past))
-            }
+            Place::Past(number) => listed(&self.history, *number),
+            Place::GivenUp(number) => listed(&self.given_up, *number),
             Place::Number => Some(self.number.to_string()),
         }
     }
@@ -59,14 +59,14 @@ impl Alerts {
     /// Goes on where the last leader stopped. Entries that cannot be read are left out; their number comes with it.
     pub fn restore(image: &Image) -> (Self, usize) {
         let mut alerts = Self::default();
-        let mut past = BTreeMap::new();
         let entries = image.entries.iter().filter(|entry| entry.table == Table::Alerts);
-        let unread = entries.filter(|entry| alerts.take(entry, &mut past).is_none()).count();
-        alerts.history = past.into_iter().collect();
+        let unread = entries.filter(|entry| alerts.take(entry).is_none()).count();
+        alerts.history.make_contiguous().sort_by_key(|(number, _)| *number);
+        alerts.given_up.make_contiguous().sort_by_key(|(number, _)| *number);
         (alerts, unread)
     }
 
-    fn take(&mut self, entry: &Entry, past: &mut BTreeMap<u64, super::Past>) -> Option<()> {
+    fn take(&mut self, entry: &Entry) -> Option<()> {
         let value = entry.value.as_deref()?;
         let (kind, name) = entry.key.split_once('/').unwrap_or((&entry.key, ""));
         match kind {
@@ -84,14 +84,19 @@ impl Alerts {
             "silence" => {
                 self.silences.insert(name.parse().ok()?, parsed(value)?);
             }
-            "past" => {
-                past.insert(name.parse().ok()?, parsed(value)?);
-            }
+            "past" => self.history.push_back((name.parse().ok()?, parsed(value)?)),
+            "given_up" => self.given_up.push_back((name.parse().ok()?, parsed(value)?)),
             "number" => self.number = value.parse().ok()?,
             _ => return None,
         }
         Some(())
     }
+}
+
+/// One of a list that is in the order of its numbers.
+fn listed<T: Serialize>(list: &VecDeque<(u64, T)>, number: u64) -> Option<String> {
+    let found = list.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+    list.get(found).map(|(_, value)| text(value))
 }
 
 /// None of our types can fail to become text.

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::pipeline::{Attempt, Became, GIVE_UP, Queued};
+use super::delivery::{Attempt, Became, GIVE_UP, MAX_GIVEN_UP};
+use super::pipeline::Queued;
 use super::*;
 use crate::state::{Entry, Image};
 
@@ -231,6 +232,57 @@ fn what_is_refused_for_good_stops_that_receiver_until_it_is_reconsidered() {
 }
 
 #[test]
+fn a_message_that_is_refused_is_given_up_alone() {
+    let mut bench = Bench::new();
+    bench.policy.group_interval = Duration::ZERO;
+    bench.set(RULE, "x", true);
+    bench.pass(40);
+    let refused = Attempt::Refused { why: "400".to_owned() };
+    let mut refusals = Vec::new();
+    // Another rule is told meanwhile.
+    bench.set(Rule::PoolLow, "y", true);
+    for second in 1..=190 {
+        bench.now = bench.now.plus(SECOND);
+        bench.tick();
+        let due: Vec<_> = bench.alerts.due(bench.now).map(|(number, queued)| (number, queued.rule)).collect();
+        for (number, rule) in due {
+            if rule == RULE {
+                refusals.push(second);
+                assert_eq!(
+                    bench.alerts.attempted(number, refused.clone(), 0, bench.now),
+                    Some(Became::GivenUp)
+                );
+            } else {
+                bench.alerts.attempted(number, Attempt::Delivered, 0, bench.now);
+                assert_eq!(bench.alerts.receivers().count(), 0, "it takes messages");
+            }
+        }
+        bench.store();
+    }
+    assert_eq!(refusals, [1, 61, 121, 181], "never at once");
+    let (_, receiver) = bench.alerts.receivers().next().unwrap();
+    assert_eq!((receiver.refused, receiver.stopped.as_ref()), (3, None), "one was before the other rule's");
+    bench.take_over();
+    let given_up: Vec<_> =
+        bench.alerts.given_up().map(|one| (one.rule, one.alerts, one.why.as_str())).collect();
+    assert_eq!(given_up, [(RULE, 1, "400"); 4]);
+    assert_eq!(bench.pass(60), [firing(RULE, &["x"])], "the next one is taken");
+    bench.clear(RULE, "x");
+    assert_eq!(bench.pass(50), [resolved(RULE, &["x"])]);
+}
+
+#[test]
+fn whoever_forgets_is_reminded_however_seldom_people_are() {
+    let mut bench = Bench::new();
+    bench.policy.receivers = vec![Recipient { refresh: Some(600 * SECOND), ..Recipient::named("a") }];
+    bench.policy.repeat_interval = Duration::from_hours(1_000);
+    bench.set(RULE, "x", true);
+    assert_eq!(bench.pass(41).len(), 1);
+    assert_eq!(bench.pass(599), []);
+    assert_eq!(bench.pass(31), [firing(RULE, &["x"])]);
+}
+
+#[test]
 fn a_message_is_given_up_after_a_day() {
     let mut bench = Bench::new();
     bench.set(RULE, "x", true);
@@ -270,6 +322,15 @@ fn everything_is_bounded() {
     bench.take_over();
     assert_eq!(bench.alerts.history().count(), MAX_HISTORY);
     assert_eq!(bench.alerts.history().next().unwrap().summary, "10");
+    bench.set(RULE, "x", true);
+    bench.pass(40);
+    for _ in 0..2 * MAX_GIVEN_UP + 10 {
+        bench.now = bench.now.plus(Duration::from_mins(10));
+        bench.tick();
+        bench.attempt(&Attempt::Refused { why: "400".to_owned() });
+    }
+    bench.take_over();
+    assert_eq!(bench.alerts.given_up().count(), MAX_GIVEN_UP);
 }
 
 #[test]

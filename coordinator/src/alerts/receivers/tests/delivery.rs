@@ -124,7 +124,7 @@ async fn slack_has_taken_what_it_calls_ok() {
         (|| answer(200, &[], r#"{"ok": true}"#), "taken"),
         (|| answer(200, &[], "<html>a proxy's login</html>"), "later"),
         (|| answer(204, &[], ""), "later"),
-        (|| answer(400, &[], "invalid_blocks"), "never"),
+        (|| answer(400, &[], "invalid_blocks"), "refused"),
         (|| answer(403, &[], "action_prohibited"), "never"),
         (|| answer(404, &[], "no_service"), "never"),
         (|| answer(410, &[], "channel_is_archived"), "never"),
@@ -137,6 +137,7 @@ async fn slack_has_taken_what_it_calls_ok() {
         let got = match &told {
             Ok(()) => "taken",
             Err(Undelivered::Later { .. }) => "later",
+            Err(Undelivered::Refused { .. }) => "refused",
             Err(Undelivered::Never { .. }) => "never",
         };
         assert_eq!(got, expected, "{told:?}");
@@ -201,6 +202,17 @@ async fn what_is_gone_is_gone_for_all_and_what_is_busy_is_asked_later() {
         .map(is_never)
         .collect();
     assert_eq!(never, [true, false, false, false, true, false]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_says_nothing_about_the_next() {
+    for reply in [(|| answer(400, &[], "")) as Reply, || answer(413, &[], ""), || answer(422, &[], "")] {
+        let sink = Sink::start(reply).await;
+        for wire in sink.all() {
+            let told = sink.told(wire).await;
+            assert!(matches!(told, Err(Undelivered::Refused { .. })), "{told:?}");
+        }
+    }
 }
 
 #[tokio::test]
