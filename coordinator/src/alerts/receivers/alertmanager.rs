@@ -14,8 +14,8 @@ const BATCH: usize = 500;
 const MAX_BATCHES: usize = 20;
 const MAX_LABELS: usize = 32;
 const MAX_TEXT: usize = 1_000;
-/// Alertmanager takes an alert for over when nobody repeats it in time. That must be long after the next repetition,
-/// and is what ends the alerts of a deployment that is gone for good.
+/// Alertmanager takes an alert for over when nobody repeats it in time. That must be long after the next repetition, of
+/// which there is none in quiet hours, and is what ends the alerts of a deployment that is gone for good.
 const EXPIRES_MS: i64 = 48 * 3_600_000;
 
 /// Adds the path of the API to the address of a server.

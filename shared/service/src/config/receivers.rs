@@ -1,6 +1,7 @@
 //! Reads `alerts.receivers`. Whoever knows the URL of a receiver can write to it: they are secrets, path and all.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,6 +24,10 @@ const ROUTING_KEY: usize = 32;
 const SIGNING_KEY: std::ops::RangeInclusive<usize> = 24..=64;
 /// Each adds a signature to the header.
 const MAX_SIGNING_KEYS: usize = 8;
+
+/// Alertmanager loses what it knows when it is restarted, and takes for over what is not repeated. It does not pass
+/// repetitions on.
+const ALERTMANAGER_FORGETS: Duration = Duration::from_mins(5);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -63,8 +68,9 @@ fn receiver(entry: &Field<'_>, names: &mut BTreeMap<String, Origin>) -> Option<(
     let rules = rules(&s.field("rules"));
     s.finish();
     let (name, wire) = (name?, wire?);
-    let receiver = Receiver { name: name.clone(), wire };
-    Some((Recipient { name, severities, rules, send_resolved, ignore_quiet_hours }, receiver))
+    let receiver = Receiver { name: name.clone(), wire, proxy_url };
+    let refresh = matches!(receiver.wire, Wire::Alertmanager { .. }).then_some(ALERTMANAGER_FORGETS);
+    Some((Recipient { name, severities, rules, send_resolved, ignore_quiet_hours, refresh }, receiver))
 }
 
 fn name(field: &Field<'_>, entry: &Field<'_>, names: &mut BTreeMap<String, Origin>) -> Option<String> {

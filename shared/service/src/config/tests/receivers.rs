@@ -52,6 +52,7 @@ fn every_type_has_what_it_needs() {
     assert!(to[0].wants(any, Severity::Warning) && !to[0].wants(any, Severity::Info));
     assert!(to[2].wants(exhausted, Severity::Info) && !to[2].wants(low, Severity::Info));
     assert!(to[0].send_resolved && !to[2].send_resolved);
+    assert!(to[3].refresh.is_some() && to[0].refresh.is_none(), "only an Alertmanager forgets");
     assert!(to[3].ignore_quiet_hours && !to[0].ignore_quiet_hours);
     assert_eq!(chat.wire.url().expose(), "https://discord.com/api/webhooks/1/sEcReT");
     assert_eq!(phone.wire.url().expose(), "https://events.pagerduty.com/v2/enqueue");
