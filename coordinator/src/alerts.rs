@@ -26,7 +26,7 @@ use keyfleet_service::clock;
 use keyfleet_service::config::{self, Config, Wire};
 
 use self::notice::Notice;
-use self::receivers::{client, deliver};
+use self::receivers::{Clients, deliver};
 use self::sender::{Done, Sender};
 use crate::status::{Post, Pulse};
 
@@ -244,26 +244,42 @@ pub async fn test(
     cluster: &str,
     only: Option<&str>,
 ) -> Vec<(String, Result<(), String>)> {
-    let client = match client() {
-        Ok(client) => client,
-        Err(error) => return vec![("every receiver".to_owned(), Err(error.to_string()))],
-    };
+    let mut clients = Clients::default();
     let is_chosen = |name: &str| only.is_none_or(|only| only == name);
     let chosen = alerts.receivers.iter().filter(|receiver| is_chosen(&receiver.name));
     let now_ms = clock::utc().as_ms();
-    let attempts = chosen.map(|receiver| async {
-        let notice = Notice::test(format!("test-{:016x}", fastrand::u64(..)), cluster, now_ms);
-        let mut told = deliver(&client, receiver, &notice, now_ms).await;
-        // Those that keep what they are told as an incident are also told that it is over.
-        if told.is_ok() && matches!(receiver.wire, Wire::PagerDuty { .. } | Wire::Alertmanager { .. }) {
-            told = deliver(&client, receiver, &notice.over(now_ms), now_ms).await;
-        }
-        (receiver.name.clone(), told.map_err(|undelivered| undelivered.why().to_owned()))
+    let chosen: Vec<_> = chosen.map(|receiver| (receiver, clients.by(receiver.proxy_url.as_ref()))).collect();
+    let attempts = chosen.into_iter().map(|(receiver, client)| async move {
+        let told = match client {
+            Ok(client) => try_out(&client, receiver, cluster, now_ms).await,
+            Err(why) => Err(why),
+        };
+        (receiver.name.clone(), told)
     });
     let mut tried = futures_util::future::join_all(attempts).await;
     if let Some(url) = alerts.heartbeat_url.as_ref().filter(|_| is_chosen(HEARTBEAT)) {
-        let told = receivers::heartbeat(&client, url).await;
-        tried.push((HEARTBEAT.to_owned(), told.map_err(|undelivered| undelivered.why().to_owned())));
+        let told = match clients.by(alerts.proxy_url.as_ref()) {
+            Ok(client) => {
+                receivers::heartbeat(&client, url).await.map_err(|undelivered| undelivered.why().to_owned())
+            }
+            Err(why) => Err(why),
+        };
+        tried.push((HEARTBEAT.to_owned(), told));
     }
     tried
+}
+
+async fn try_out(
+    client: &reqwest::Client,
+    receiver: &config::Receiver,
+    cluster: &str,
+    now_ms: i64,
+) -> Result<(), String> {
+    let notice = Notice::test(format!("test-{:016x}", fastrand::u64(..)), cluster, now_ms);
+    let mut told = deliver(client, receiver, &notice, now_ms).await;
+    // Those that keep what they are told as an incident are also told that it is over.
+    if told.is_ok() && matches!(receiver.wire, Wire::PagerDuty { .. } | Wire::Alertmanager { .. }) {
+        told = deliver(client, receiver, &notice.over(now_ms), now_ms).await;
+    }
+    told.map_err(|undelivered| undelivered.why().to_owned())
 }

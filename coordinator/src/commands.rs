@@ -122,7 +122,7 @@ impl Caller {
             None => base(&config.coordinator.host, config.coordinator.port),
         };
         let base = base.ok_or("--url: give an address such as http://127.0.0.1:4807")?;
-        let client = client::elsewhere(CONNECT).map_err(|error| error.to_string())?;
+        let client = client::elsewhere(None, CONNECT).map_err(|error| error.to_string())?;
         Ok(Self { base, token: config.server.admin_token.clone(), client, patience: PATIENCE })
     }
 

@@ -129,7 +129,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
         store: store.clone(),
         nats: bus.clone(),
         address,
-        client: client::elsewhere(CONNECT).map_err(io::Error::other)?,
+        client: client::elsewhere(None, CONNECT).map_err(io::Error::other)?,
         reading: Mutex::new(()),
     };
     let api = Arc::new(api);

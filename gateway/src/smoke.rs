@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn asker(options: &Options) -> Result<Asker, String> {
-    let http = client::elsewhere(CONNECT).map_err(|error| format!("no HTTP client: {error}"))?;
+    let http = client::elsewhere(None, CONNECT).map_err(|error| format!("no HTTP client: {error}"))?;
     let ops = options.ops_url.clone().unwrap_or_else(|| options.url.clone());
     Ok(Asker { http, base: options.url.clone(), ops, token: token()? })
 }

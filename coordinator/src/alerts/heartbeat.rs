@@ -9,31 +9,31 @@ use keyfleet_service::config::Config;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::receivers::{client, heartbeat};
+use super::receivers::{Clients, heartbeat};
 
 const EVERY: Duration = Duration::from_mins(1);
 
 /// One sign at once, and one every minute, to the address that the configuration has then.
 pub(crate) async fn beat(config: watch::Receiver<Arc<Config>>) -> Infallible {
-    let mut made = None;
+    let mut clients = Clients::default();
     let mut due = interval(EVERY);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
     loop {
         due.tick().await;
-        let url = config.borrow().alerts.heartbeat_url.clone();
-        let Some(url) = url else { continue };
-        let client = match &made {
-            Some(client) => client,
-            None => match client() {
-                Ok(client) => made.insert(client),
-                Err(error) => {
-                    tracing::error!(%error, "there is no HTTP client: alerts.heartbeat_url is not asked for");
-                    continue;
-                }
-            },
+        let (url, proxy) = {
+            let alerts = &config.borrow().alerts;
+            (alerts.heartbeat_url.clone(), alerts.proxy_url.clone())
         };
-        let told = heartbeat(client, &url).await;
+        let Some(url) = url else { continue };
+        let client = match clients.by(proxy.as_ref()) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(error, "there is no HTTP client: alerts.heartbeat_url is not asked for");
+                continue;
+            }
+        };
+        let told = heartbeat(&client, &url).await;
         // What goes on is said once.
         match &told {
             Err(undelivered) if !failing => {

@@ -26,6 +26,8 @@ use answer::Answer;
 /// For one request, its answer included.
 const PATIENCE: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(10);
+/// The most ways out whose clients are kept.
+const MAX_CLIENTS: usize = 32;
 /// Of an answer, no more is read: what it says is in the beginning.
 const MAX_ANSWER: usize = 16 << 10;
 const AGENT: &str = concat!("keyfleet/", env!("CARGO_PKG_VERSION"));
@@ -61,9 +63,25 @@ impl Undelivered {
     }
 }
 
-/// The client of all receivers: it follows no redirect.
-pub(crate) fn client() -> reqwest::Result<Client> {
-    keyfleet_service::client::elsewhere(CONNECT)
+/// The client of each way out, made when it is first used: that takes milliseconds, and many deployments tell nobody. It
+/// follows no redirect.
+#[derive(Debug, Default)]
+pub(crate) struct Clients(Vec<(Option<Secret>, Client)>);
+
+impl Clients {
+    pub(crate) fn by(&mut self, proxy: Option<&Secret>) -> Result<Client, String> {
+        if let Some((_, client)) = self.0.iter().find(|(by, _)| by.as_ref() == proxy) {
+            return Ok(client.clone());
+        }
+        let made = keyfleet_service::client::elsewhere(proxy, CONNECT);
+        let made = made.map_err(|error| error.without_url().to_string())?;
+        if self.0.len() >= MAX_CLIENTS {
+            // The configuration has changed often.
+            self.0.clear();
+        }
+        self.0.push((proxy.cloned(), made.clone()));
+        Ok(made)
+    }
 }
 
 /// Sends a message to a receiver, once.

@@ -10,7 +10,7 @@ use keyfleet_service::config::Receiver;
 use tokio::task::JoinSet;
 
 use super::notice::Notice;
-use super::receivers::{Undelivered, client, deliver};
+use super::receivers::{Clients, Undelivered, deliver};
 
 /// Between two messages to the same receiver, from the beginning of one to that of the next.
 const APART: Duration = Duration::from_secs(1);
@@ -27,8 +27,7 @@ pub(crate) struct Done {
 /// What is under way. Dropping it gives that up: the next leader sends it again.
 #[derive(Debug, Default)]
 pub(crate) struct Sender {
-    /// Made with the first message: it takes milliseconds of a start, and many deployments tell nobody.
-    client: Option<reqwest::Client>,
+    clients: Clients,
     under_way: JoinSet<Done>,
     numbers: HashSet<u64>,
     /// Receivers that are busy, or were lately, and since when.
@@ -47,7 +46,8 @@ impl Sender {
         }
         self.began.insert(name.clone(), now);
         self.busy.insert(name.clone());
-        let (client, receiver, notice) = (self.client(), receiver.clone(), notice());
+        let client = self.clients.by(receiver.proxy_url.as_ref());
+        let (receiver, notice) = (receiver.clone(), notice());
         self.under_way.spawn(async move {
             let delivered = match client {
                 Ok(client) => deliver(&client, &receiver, &notice, clock::utc().as_ms()).await,
@@ -61,13 +61,6 @@ impl Sender {
             };
             Done { number, receiver: receiver.name, attempt }
         });
-    }
-
-    fn client(&mut self) -> Result<reqwest::Client, String> {
-        match &self.client {
-            Some(client) => Ok(client.clone()),
-            None => client().map(|made| self.client.insert(made).clone()).map_err(|error| error.to_string()),
-        }
     }
 
     /// Whether anything is under way.

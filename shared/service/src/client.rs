@@ -78,11 +78,17 @@ where
 
 /// Builds a client for everything but the upstream: receivers of alerts, another coordinator. It follows no redirect and
 /// reads no environment either.
-pub fn elsewhere(connect_timeout: Duration) -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
+pub fn elsewhere(
+    proxy: Option<&Secret>,
+    connect_timeout: Duration,
+) -> reqwest::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
         .connect_timeout(connect_timeout)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
-        .no_proxy()
-        .build()
+        .no_proxy();
+    if let Some(proxy) = proxy {
+        builder = builder.proxy(reqwest::Proxy::all(proxy.expose())?);
+    }
+    builder.build()
 }

@@ -7,6 +7,7 @@ use keyfleet_core::alert::mute::QuietHours;
 use keyfleet_core::alert::seen::Thresholds;
 use keyfleet_core::alert::{Policy, Rule, Severity, Timing};
 
+use super::groups::proxy_url;
 use super::print::quoted;
 use super::reader::{Field, Section};
 use super::receivers;
@@ -18,7 +19,9 @@ pub(super) const SEVERITIES: [(&str, Severity); 3] =
 
 pub(super) fn alerts(s: &mut Section<'_>, thresholds: Thresholds) -> Alerts {
     let mut alerts = s.section("alerts");
-    let (recipients, receivers) = receivers::read(&alerts.field("receivers")).into_iter().unzip();
+    let proxy_url = proxy_url(&mut alerts);
+    let receivers = receivers::read(&alerts.field("receivers"), proxy_url.as_ref());
+    let (recipients, receivers) = receivers.into_iter().unzip();
     let policy = Policy {
         group_wait: alerts.seconds("group_wait_secs", 0..=DAY, 30),
         group_interval: alerts.seconds("group_interval_secs", 0..=DAY, 300),
@@ -29,7 +32,7 @@ pub(super) fn alerts(s: &mut Section<'_>, thresholds: Thresholds) -> Alerts {
     };
     let heartbeat_url = receivers::url(&mut alerts, "heartbeat_url");
     alerts.finish();
-    Alerts { policy, thresholds, receivers, heartbeat_url }
+    Alerts { policy, thresholds, receivers, proxy_url, heartbeat_url }
 }
 
 fn quiet_hours(field: &Field<'_>) -> Option<QuietHours> {

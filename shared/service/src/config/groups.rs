@@ -181,7 +181,7 @@ fn target_url(field: &Field<'_>) -> String {
     url.into()
 }
 
-fn proxy_url(s: &mut Section<'_>) -> Option<Secret> {
+pub(super) fn proxy_url(s: &mut Section<'_>) -> Option<Secret> {
     let (secret, field) = s.secret("proxy_url")?;
     let url = field.url(secret.expose(), &["http", "https", "socks5", "socks5h"])?;
     field.show(quoted(&without_user(&url)));

@@ -9,7 +9,7 @@ use keyfleet_core::alert::{Recipient, Rule, Severity};
 use url::Url;
 
 use super::alerts::SEVERITIES;
-use super::groups::lines;
+use super::groups::{lines, proxy_url};
 use super::place::Origin;
 use super::print::{HIDDEN, quoted};
 use super::reader::{Field, Section};
@@ -48,20 +48,27 @@ const KINDS: [(&str, Kind); 6] = [
     ("teams", Kind::Teams),
 ];
 
-pub(super) fn read(list: &Field<'_>) -> Vec<(Recipient, Receiver)> {
+/// `proxy` is the way out of those that name none.
+pub(super) fn read(list: &Field<'_>, proxy: Option<&Secret>) -> Vec<(Recipient, Receiver)> {
     let mut names = BTreeMap::new();
-    let receivers = list.elements().iter().filter_map(|entry| receiver(entry, &mut names)).collect();
+    let entries = list.elements();
+    let receivers = entries.iter().filter_map(|entry| receiver(entry, proxy, &mut names)).collect();
     if !list.is_set() {
         list.show("[]");
     }
     receivers
 }
 
-fn receiver(entry: &Field<'_>, names: &mut BTreeMap<String, Origin>) -> Option<(Recipient, Receiver)> {
+fn receiver(
+    entry: &Field<'_>,
+    proxy: Option<&Secret>,
+    names: &mut BTreeMap<String, Origin>,
+) -> Option<(Recipient, Receiver)> {
     let mut s = entry.entry()?;
     let name = name(&s.field("name"), entry, names);
     let kind = kind(&s.field("type"), entry);
     let wire = wire(&mut s, kind, entry);
+    let proxy_url = proxy_url(&mut s).or_else(|| proxy.cloned());
     let send_resolved = flag(&s.field("send_resolved"), true);
     let ignore_quiet_hours = flag(&s.field("ignore_quiet_hours"), false);
     let severities = severities(&s.field("severities"));

@@ -9,7 +9,7 @@ use keyfleet_service::config::{Receiver, Secret, Wire};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::super::{client, deliver};
+use super::super::{Clients, deliver};
 use super::*;
 
 /// Longer than anything here takes.
@@ -40,7 +40,7 @@ impl Alertmanager {
         let child = spawn(&program, &config, folder.path(), port);
         let mut server = Self { child, url: format!("http://127.0.0.1:{port}"), _folder: folder };
         let begin = Instant::now();
-        let client = client().unwrap();
+        let client = Clients::default().by(None).unwrap();
         loop {
             let ready = client.get(format!("{}/-/ready", server.url)).send().await;
             if ready.is_ok_and(|answer| answer.status().is_success()) {
@@ -54,12 +54,19 @@ impl Alertmanager {
 
     /// What it lists as active.
     async fn alerts(&self) -> Vec<Value> {
-        let answer = client().unwrap().get(format!("{}/api/v2/alerts", self.url)).send().await.unwrap();
+        let answer = Clients::default()
+            .by(None)
+            .unwrap()
+            .get(format!("{}/api/v2/alerts", self.url))
+            .send()
+            .await
+            .unwrap();
         serde_json::from_str(&answer.text().await.unwrap()).unwrap()
     }
 
     fn receiver(&self) -> Receiver {
-        Receiver { name: "prom".to_owned(), wire: Wire::Alertmanager { url: Secret::new(self.url.clone()) } }
+        let wire = Wire::Alertmanager { url: Secret::new(self.url.clone()) };
+        Receiver { name: "prom".to_owned(), wire, proxy_url: None }
     }
 }
 
@@ -76,7 +83,7 @@ fn spawn(program: &str, config: &Path, folder: &Path, port: u16) -> Child {
 #[tokio::test]
 async fn it_lists_our_alerts_until_they_are_over() {
     let server = Alertmanager::start().await;
-    let (client, receiver) = (client().unwrap(), server.receiver());
+    let (client, receiver) = (Clients::default().by(None).unwrap(), server.receiver());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     let now = i64::try_from(now).unwrap();
     let mut alerts: Vec<Item> = (0..1_200).map(|number| item(number, "a \"quoted\" <name> 🔥")).collect();

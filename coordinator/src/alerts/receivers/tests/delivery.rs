@@ -56,7 +56,7 @@ impl Sink {
 
     async fn told_within(&self, wire: Wire, patience: Duration) -> Result<(), Undelivered> {
         let notice = notice(vec![item(1, "a")]);
-        let told = deliver_within(&client().unwrap(), &wire, &notice, NOW, patience).await;
+        let told = deliver_within(&Clients::default().by(None).unwrap(), &wire, &notice, NOW, patience).await;
         if let Err(undelivered) = &told {
             let why = undelivered.why();
             assert!(why.starts_with(&format!("http://{}", self.address)), "{why}");
@@ -300,14 +300,39 @@ async fn an_answer_is_shown_unless_it_repeats_a_secret() {
 }
 
 #[tokio::test]
+async fn receivers_and_the_heartbeat_are_reached_through_a_proxy() {
+    let proxy = Sink::start(|| answer(200, &[], "ok")).await;
+    let own = Sink::start(|| answer(200, &[], "ok")).await;
+    let way = |sink: &Sink| Some(Secret::new(format!("http://{}", sink.address)));
+    // Only the proxies know where that is.
+    let url = Secret::new("http://elsewhere.invalid/x");
+    let receiver = |name: &str, proxy_url| {
+        let wire = Wire::Webhook { url: url.clone(), keys: Vec::new() };
+        Receiver { name: name.to_owned(), wire, proxy_url }
+    };
+    let receivers = vec![receiver("first", way(&proxy)), receiver("second", way(&own))];
+    let (policy, thresholds) = (Policy::default(), Thresholds::default());
+    let heartbeat_url = Some(url.clone());
+    let alerts = Alerts { policy, thresholds, receivers, proxy_url: way(&proxy), heartbeat_url };
+    let tried = alerts::test(&alerts, "keyfleet", None).await;
+    assert!(tried.len() == 3 && tried.iter().all(|(_, told)| told.is_ok()), "{tried:?}");
+    for (sink, expected) in [(&proxy, 2), (&own, 1)] {
+        let got = sink.got.lock();
+        assert_eq!(got.len(), expected);
+        assert!(got.iter().all(|(uri, ..)| uri == "http://elsewhere.invalid/x"));
+    }
+}
+
+#[tokio::test]
 async fn a_test_message_goes_to_every_receiver() {
     let good = Sink::start(|| answer(200, &[], "ok")).await;
     let bad = Sink::start(|| answer(404, &[], "no_service")).await;
-    let receiver = |wire: Wire| Receiver { name: format!("my-{}", wire.name()), wire };
+    let receiver = |wire: Wire| Receiver { name: format!("my-{}", wire.name()), wire, proxy_url: None };
     let mut receivers: Vec<Receiver> = good.all().map(receiver).into();
-    receivers.push(Receiver { name: "bad".to_owned(), wire: Wire::Slack { url: bad.url() } });
+    let wire = Wire::Slack { url: bad.url() };
+    receivers.push(Receiver { name: "bad".to_owned(), wire, proxy_url: None });
     let (policy, thresholds) = (Policy::default(), Thresholds::default());
-    let alerts = Alerts { policy, thresholds, receivers, heartbeat_url: Some(good.url()) };
+    let alerts = Alerts { policy, thresholds, receivers, proxy_url: None, heartbeat_url: Some(good.url()) };
     let tried = alerts::test(&alerts, "keyfleet", None).await;
     let failed: Vec<_> = tried.iter().filter(|(_, told)| told.is_err()).collect();
     assert_eq!(tried.len(), 8);

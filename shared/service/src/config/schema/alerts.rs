@@ -16,6 +16,8 @@ pub struct Alerts {
     pub thresholds: Thresholds,
     /// How each of [`Policy::receivers`] is told
     pub receivers: Vec<Receiver>,
+    /// `proxy_url`: the way out to the heartbeat, and to receivers that name no other
+    pub proxy_url: Option<Secret>,
     /// `heartbeat_url`: asked for every minute by the leader, so that its silence is noticed elsewhere
     pub heartbeat_url: Option<Secret>,
 }
@@ -27,6 +29,8 @@ pub struct Receiver {
     pub name: String,
     /// `type`, with what it needs
     pub wire: Wire,
+    /// `proxy_url` of its own, else that of all
+    pub proxy_url: Option<Secret>,
 }
 
 /// What a receiver understands.

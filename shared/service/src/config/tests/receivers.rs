@@ -64,6 +64,26 @@ fn every_type_has_what_it_needs() {
 }
 
 #[test]
+fn a_receiver_has_its_own_way_out_or_that_of_all() {
+    let case = Case::file(
+        "alerts:
+  proxy_url: http://u:sEcReT@out:3128
+  receivers:
+    - {name: a, type: slack, url: https://hooks.slack.com/x, proxy_url: socks5h://own}
+    - {name: b, type: slack, url: https://hooks.slack.com/x}
+",
+    );
+    let loaded = case.load();
+    let alerts = &loaded.config.alerts;
+    let all = Secret::new("http://u:sEcReT@out:3128");
+    let ways: Vec<_> = alerts.receivers.iter().map(|receiver| receiver.proxy_url.clone()).collect();
+    assert_eq!(ways, [Some(Secret::new("socks5h://own")), Some(all.clone())]);
+    assert_eq!(alerts.proxy_url, Some(all));
+    let text = print(&loaded);
+    assert!(text.contains("http://***@out:3128/") && !text.contains("sEcReT"), "{text}");
+}
+
+#[test]
 fn only_the_server_of_a_receiver_is_shown() {
     let loaded = all().load();
     let text = print(&loaded)
