@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use super::term::resume;
 use super::*;
 
+mod delivering;
 mod moved;
 
 const ASK_TIMEOUT: Duration = Duration::from_millis(250);
