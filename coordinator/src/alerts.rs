@@ -40,6 +40,8 @@ const SETTLED: Duration = Duration::from_mins(1);
 const REFUSED_LATELY: Duration = Duration::from_hours(1);
 /// For so long it is news that another leads.
 const NEWS: Duration = Duration::from_mins(1);
+/// The most alerts that the log names at a time.
+const MOST_SAID: usize = 20;
 /// What stands for the name of a receiver.
 const HEARTBEAT: &str = "heartbeat_url";
 
@@ -139,16 +141,24 @@ impl Watch {
         firing.map(|(fingerprint, _)| fingerprint.clone()).collect()
     }
 
-    /// Whoever reads only the log sees alerts there.
+    /// Whoever reads only the log sees alerts there: what happens to thousands at once as a few lines.
     fn say(&self, before: &[String]) {
-        for (fingerprint, instance) in self.machine.instances() {
-            let fired = before.binary_search(fingerprint).is_ok();
+        let was_firing = |fingerprint: &String| before.binary_search(fingerprint).is_ok();
+        let mut changed = self
+            .machine
+            .instances()
+            .filter(|(fingerprint, instance)| instance.fires() != was_firing(fingerprint));
+        for (_, instance) in changed.by_ref().take(MOST_SAID) {
             let rule = instance.rule.as_str();
-            if instance.fires() && !fired {
+            if instance.fires() {
                 tracing::warn!(rule, labels = ?instance.labels, "an alert fires: {}", instance.summary);
-            } else if fired && !instance.fires() {
+            } else {
                 tracing::info!(rule, labels = ?instance.labels, "an alert is resolved: {}", instance.summary);
             }
+        }
+        let more = changed.count();
+        if more > 0 {
+            tracing::warn!(more, "more alerts fire or are resolved; `coordinator alerts list` shows them");
         }
     }
 
