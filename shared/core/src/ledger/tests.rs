@@ -6,6 +6,7 @@ use crate::quota::rules::Rules;
 use crate::state::{Image, Meta, Table};
 
 mod learned;
+mod observed;
 mod operating;
 mod partitions;
 mod probes;
@@ -607,8 +608,13 @@ fn what_waited_to_be_reported_blocks_for_the_rest_of_its_time() {
 fn a_gap_in_what_a_publisher_sends_proves_a_loss() {
     let mut ledger = world().ledger;
     let mut lost = |seq| {
-        let report =
-            Report { replica: crate::id::ReplicaId::new("r"), seq, records: Vec::new(), times: None, traces: Vec::new() };
+        let report = Report {
+            replica: crate::id::ReplicaId::new("r"),
+            seq,
+            records: Vec::new(),
+            times: None,
+            traces: Vec::new(),
+        };
         ledger.apply(Event::Report(report), now(seq)).lost
     };
     assert_eq!(

@@ -17,7 +17,13 @@ fn part(number: u32, roster: &Roster, records: &[Record], wants: &[Want]) -> Par
     let term = Term { partition: Partition { number, of: PARTITIONS }, ..Term::default() };
     let (mut ledger, _) = Ledger::new(roster.clone(), Saved::default(), term, now(0));
     let replica = ReplicaId::new("replica");
-    let report = Report { replica: replica.clone(), seq: 1, records: records.to_vec(), times: None, traces: Vec::new() };
+    let report = Report {
+        replica: replica.clone(),
+        seq: 1,
+        records: records.to_vec(),
+        times: None,
+        traces: Vec::new(),
+    };
     let step = ledger.apply(Event::Report(report), now(1));
     let changes = step.delta.into_iter().flat_map(|delta| delta.changes);
     let mut part = Part { scored: Vec::new(), blocked: Vec::new(), owned: Vec::new(), leased: Vec::new() };
