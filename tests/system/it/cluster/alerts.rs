@@ -1,5 +1,8 @@
 //! Whoever is to be told is told once, however many replicas there are, and whoever of them is lost.
 
+mod alone;
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
