@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Puts Keyfleet on this server as a systemd service: programs in /usr/local/bin, configuration in /etc/keyfleet. Looks at
 # everything before it changes anything. Run it again for another version; what you changed in /etc/keyfleet stays.
-#   sudo scripts/install.sh                      builds this source
-#   sudo scripts/install.sh --version 0.1.0      takes a release, and checks its checksum
-#   sudo scripts/install.sh --from FILE.tar.gz   the same from a file, with SHA256SUMS beside it
-#   sudo scripts/install.sh --uninstall          leaves configuration and state; with --purge takes those as well
+#   sudo scripts/install.sh                    builds this source
+#   sudo ./install.sh                          in a release that was unpacked: takes what lies beside it
+#   sudo bash install.sh --version 0.1.0       takes a release, and checks its checksum; needs nothing but this file
+#   sudo bash install.sh --from FILE.tar.gz    the same from an archive, with SHA256SUMS beside it
+#   sudo bash install.sh --uninstall           leaves configuration and state; with --purge takes those as well
 #   --prefix DIR   programs in DIR/bin          --root DIR   into another root, DESTDIR as well; nothing is started
 #   --dry-run      only looks and tells         --no-start   starts nothing
 set -euo pipefail
@@ -171,7 +172,15 @@ fetch() {
     fi
 }
 
-# unpack ARCHIVE SUMS: into $scratch/unpacked, if its checksum is right.
+# take FOLDER: the programs and the units of a release, which belong together, into $scratch.
+take() {
+    local name
+    for name in "${PROGRAMS[@]}" systemd; do
+        if [ -e "$1/$name" ]; then cp -R "$1/$name" "$scratch/$name"; else problem "this release holds no $name"; fi
+    done
+}
+
+# unpack ARCHIVE SUMS: takes what is in it, if its checksum is right.
 unpack() {
     local archive=$1 sums=$2 name sum wanted
     name=$(basename "$archive")
@@ -183,11 +192,8 @@ unpack() {
         return
     fi
     mkdir "$scratch/unpacked"
-    tar -xzf "$archive" -C "$scratch/unpacked" --no-same-owner
-    for name in "${PROGRAMS[@]}"; do
-        find "$scratch/unpacked" -type f -name "$name" -exec mv {} "$scratch/$name" \;
-        [ -f "$scratch/$name" ] || problem "$(basename "$archive") holds no $name"
-    done
+    tar -xzf "$archive" -C "$scratch/unpacked" --strip-components 1 --no-same-owner
+    take "$scratch/unpacked"
 }
 
 release() {
@@ -223,10 +229,11 @@ build() {
         bash -c "$command" || fail "the build failed; nothing was changed"
     fi
     target=${CARGO_TARGET_DIR:-$here/../target}/release
-    for program in "${PROGRAMS[@]}"; do cp "$target/$program" "$scratch/$program"; done
+    # As released: without the numbers of lines, which are three quarters of it.
+    for program in "${PROGRAMS[@]}"; do strip --strip-debug -o "$scratch/$program" "$target/$program"; done
 }
 
-# The programs that are to be installed, in $scratch.
+# The programs and units that are to be installed, in $scratch.
 obtain() {
     if [ -n "$version" ]; then
         release
@@ -238,12 +245,15 @@ obtain() {
         else
             unpack "$from" "$(dirname "$from")/SHA256SUMS"
         fi
+    elif [ -f "$here/gateway" ]; then
+        take "$here"
     elif [ ! -f "$here/../Cargo.toml" ]; then
-        problem "there is no source beside $here: give --version or --from"
-    elif $dry; then
-        say "would build the source in $(cd "$here/.." && pwd)"
+        problem "there is no release in $here, and no source around it: give --version or --from"
     else
-        build
+        check_tools strip
+        stop_at_problems
+        cp -R "$here/systemd" "$scratch/systemd"
+        if $dry; then say "would build the source in $(cd "$here/.." && pwd)"; else build; fi
     fi
 }
 
@@ -311,14 +321,14 @@ put_all() {
     local name
     for name in "${PROGRAMS[@]}"; do
         if [ -f "$scratch/$name" ]; then put 755 "$scratch/$name" "$bin/keyfleet-$name"; fi
-        sed "s|/usr/local/bin/|$prefix/bin/|" "$here/systemd/keyfleet-$name.service" >"$scratch/unit"
+        sed "s|/usr/local/bin/|$prefix/bin/|" "$scratch/systemd/keyfleet-$name.service" >"$scratch/unit"
         put 644 "$scratch/unit" "$units/keyfleet-$name.service"
     done
     put_credentials
     if [ -e "$etc/config.yaml" ]; then
         say "kept       $etc/config.yaml"
     else
-        put 644 "$here/systemd/config.yaml" "$etc/config.yaml"
+        put 644 "$scratch/systemd/config.yaml" "$etc/config.yaml"
     fi
 }
 
@@ -353,7 +363,7 @@ start_services() {
         fi
     done
     if ! is_active gateway; then
-        if [ ! -s "$credentials/gemini-api-keys" ] && cmp -s "$here/systemd/config.yaml" "$etc/config.yaml"; then
+        if [ ! -s "$credentials/gemini-api-keys" ] && cmp -s "$scratch/systemd/config.yaml" "$etc/config.yaml"; then
             next_steps
             return
         fi

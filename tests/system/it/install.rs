@@ -87,7 +87,12 @@ fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<String, (u32, Vec<u8
 
 /// Runs the installer; `releases` is where it would download from.
 fn install(arguments: &[&str], releases: &str) -> Ended {
-    let output = Command::new(format!("{SCRIPTS}/install.sh"))
+    install_by(Path::new(&format!("{SCRIPTS}/install.sh")), arguments, releases)
+}
+
+fn install_by(script: &Path, arguments: &[&str], releases: &str) -> Ended {
+    let output = Command::new("bash")
+        .arg(script)
         .args(arguments)
         .env_remove("DESTDIR")
         .env_remove("CREDENTIALS_DIRECTORY")
@@ -130,6 +135,9 @@ fn it_says_the_commands_that_the_readme_has() {
     let commands = block.split("```").next().unwrap_or_default().lines();
     let next: Vec<_> = commands.skip_while(|line| !line.contains("scripts/install.sh")).skip(1).collect();
     assert_eq!(next.len(), 3, "{next:?}");
+    let version = concat!("--version ", env!("CARGO_PKG_VERSION"));
+    let of_others = section.split("\n## ").next().unwrap_or_default().replace(version, "");
+    assert!(!of_others.contains("--version"), "another version than {version}");
     let ended = Root::new().install(&["--from", released().archive()]);
     for command in next {
         assert!(ended.said.contains(command), "{command} is not among its next steps: {}", ended.said);
@@ -210,6 +218,41 @@ async fn a_release_is_downloaded_by_its_version() {
     let ended = run("v0.0.1").await;
     assert_eq!(ended.code, Some(0), "{}", ended.said);
     assert!(root.names().iter().any(|name| name == GATEWAY), "{}", ended.said);
+}
+
+/// All that somebody has is the script by itself, or a release that they unpacked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_needs_no_clone() {
+    let url = released().serve().await;
+    let run = async |script: PathBuf, arguments: &'static [&'static str]| {
+        let url = url.clone();
+        let run = move || {
+            let root = Root::new();
+            let folder = root.0.path().to_str().expect("a path");
+            let ended = install_by(&script, &[arguments, &["--root", folder]].concat(), &url);
+            (root, ended)
+        };
+        tokio::task::spawn_blocking(run).await.expect("it runs")
+    };
+    let alone = TempDir::new().expect("a folder");
+    let script = alone.path().join("install.sh");
+    fs::copy(format!("{SCRIPTS}/install.sh"), &script).expect("a copy");
+    let (root, ended) = run(script.clone(), &[]).await;
+    assert!(ended.code == Some(1) && ended.said.contains("give --version or --from"), "{}", ended.said);
+    assert!(root.names().is_empty(), "{:?}", root.names());
+    let (fetched, ended) = run(script, &["--version", "0.0.1"]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+
+    let unpacked = released().unpacked();
+    let (beside, ended) = run(unpacked.path().join("install.sh"), &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    let but_token = |root: &Root| {
+        let mut files = root.files();
+        files.remove(TOKEN).expect("a token");
+        files
+    };
+    assert!(but_token(&beside) == but_token(&fetched), "{}", ended.said);
+    assert!(beside.read("etc/systemd/system/keyfleet-coordinator.service").contains("ExecStart="));
 }
 
 #[test]

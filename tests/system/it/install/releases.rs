@@ -1,6 +1,7 @@
 //! Releases as the workflow makes them, of the programs under test.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -11,6 +12,8 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use keyfleet_tests::program;
 use tempfile::TempDir;
+
+use super::SCRIPTS;
 
 /// An archive, and the checksums beside it.
 pub(crate) struct Release {
@@ -25,13 +28,15 @@ pub(crate) fn released() -> &'static Release {
 }
 
 impl Release {
-    /// Programs that are the same but for these bytes at their end, which the loader does not read.
+    /// What the workflow packs, of programs that are the same but for these bytes at their end, which the loader does not
+    /// read.
     fn pack(end: &[u8]) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let programs = ["gateway", "coordinator"];
-        for name in programs {
+        let built = folder.path().join("target/release");
+        fs::create_dir_all(&built).expect("a folder");
+        for name in ["gateway", "coordinator"] {
             let command = program(name, folder.path());
-            let file = folder.path().join(name);
+            let file = built.join(name);
             // Debug information is most of it.
             let mut strip = Command::new("strip");
             strip.arg("-o").arg(&file).arg(command.get_program());
@@ -40,16 +45,31 @@ impl Release {
             bytes.extend_from_slice(end);
             fs::write(&file, bytes).expect("it is written");
         }
+        // Nothing is installed of it.
+        fs::write(built.join("simulator"), "").expect("it is written");
+        for name in ["scripts", "LICENSE", "README.md"] {
+            symlink(format!("{SCRIPTS}/../{name}"), folder.path().join(name)).expect("a link");
+        }
         let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        let name = format!("keyfleet-0.0.1-linux-{machine}.tar.gz");
-        let archive = folder.path().join(&name);
-        let mut tar = Command::new("tar");
-        tar.args(["-I", "gzip -1", "-cf"]).arg(&archive).arg("-C").arg(folder.path()).args(programs);
-        assert!(tar.status().expect("tar runs").success());
-        let sums = Command::new("sha256sum").arg(&name).current_dir(folder.path()).output();
-        fs::write(folder.path().join("SHA256SUMS"), sums.expect("sha256sum runs").stdout)
-            .expect("it is written");
+        let name = format!("keyfleet-0.0.1-linux-{machine}");
+        let mut pack = Command::new("bash");
+        // As fast as it can be.
+        pack.args(["-e", "-o", "pipefail", "-c", &step("Pack")]).env("NAME", &name).env("GZIP", "-1");
+        let output = pack.current_dir(folder.path()).output().expect("bash runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let archive = folder.path().join(format!("{name}.tar.gz"));
+        fs::rename(folder.path().join(format!("{name}.tar.gz.sha256")), folder.path().join("SHA256SUMS"))
+            .expect("the checksum");
         Self { folder, archive }
+    }
+
+    /// Unpacks it, into a folder of its own.
+    pub(crate) fn unpacked(&self) -> TempDir {
+        let folder = TempDir::new().expect("a folder");
+        let mut tar = Command::new("tar");
+        tar.arg("-xzf").arg(&self.archive).args(["--strip-components", "1", "-C"]).arg(folder.path());
+        assert!(tar.status().expect("tar runs").success());
+        folder
     }
 
     /// Another version.
@@ -87,4 +107,14 @@ impl Release {
         tokio::spawn(async move { axum::serve(listener, routes).await });
         format!("http://{address}")
     }
+}
+
+/// The commands of a step of the workflow that makes releases.
+fn step(name: &str) -> String {
+    let workflow = fs::read_to_string(format!("{SCRIPTS}/../.github/workflows/release.yml"));
+    let workflow = workflow.expect("the workflow");
+    let (_, step) = workflow.split_once(&format!("- name: {name}\n")).expect("the step");
+    let (_, commands) = step.split_once("run: |\n").expect("its commands");
+    let commands = commands.lines().map_while(|line| line.strip_prefix("          "));
+    commands.collect::<Vec<_>>().join("\n")
 }
