@@ -49,7 +49,7 @@ fn rendered(profiles: &[&str], variables: &[(&str, &str)]) -> Value {
 
 /// With everything.
 fn whole() -> Value {
-    rendered(&["demo", "observability", "tools"], &[])
+    rendered(&["demo", "observability", "smoke", "tools"], &[])
 }
 
 fn services(file: &Value) -> impl Iterator<Item = (&str, &Value)> {

@@ -25,6 +25,7 @@ fn every_profile_has_its_services() {
         (None, &[][..]),
         (Some("demo"), &["simulator"]),
         (Some("observability"), &["collector", "grafana", "jaeger", "prometheus"]),
+        (Some("smoke"), &["smoke"]),
         (Some("tools"), &["redis-ui"]),
     ] {
         let file = rendered(profile.as_slice(), &[]);
@@ -78,6 +79,26 @@ async fn streams_have_time_to_end() {
     for name in ["balancer", "gateway"] {
         assert_eq!(file["services"][name]["stop_grace_period"], grace.as_str(), "{name}");
     }
+}
+
+/// The demo has no clients and lets nobody's token pass for one; with keys of one's own there is a client.
+#[test]
+fn the_smoke_test_brings_a_token_where_one_is_needed() {
+    let token = |variables: &[(&str, &str)]| {
+        let smoke = &rendered(&["smoke"], variables)["services"]["smoke"];
+        assert_eq!(smoke["restart"], "no");
+        // `run` starts what a service depends on, and as many as the file says: `--scale` would be undone.
+        assert!(smoke["depends_on"].is_null());
+        smoke["environment"]["KEYFLEET_SMOKE_TOKEN_FILE"].as_str().expect("a text").to_owned()
+    };
+    assert_eq!(token(&[]), "");
+    assert!(!text("compose/demo/config/config.yaml").contains("clients:"));
+    let file = token(&[("KEYFLEET_CONFIG", "./config"), ("KEYFLEET_SECRETS", "./secrets")]);
+    let config = text("compose/config/config.yaml");
+    assert!(
+        file.starts_with(SECRETS) && config.contains(&format!("token_file: {file} ")),
+        "{file}: {config}"
+    );
 }
 
 /// Whether a gateway gets requests is what it says itself, where it says so.

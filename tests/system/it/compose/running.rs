@@ -54,13 +54,15 @@ impl Deployment {
             // What a server could take for a number.
             fs::write(secrets.join(name), format!("{at}12345\n")).expect("a secret");
         }
-        let file = rendered(&["demo"], &[("KEYFLEET_SECRETS", secrets.to_str().expect("a path"))]);
+        let file = rendered(&["demo", "smoke"], &[("KEYFLEET_SECRETS", secrets.to_str().expect("a path"))]);
         let names = Names::of("gateway").await;
         let net = [fastrand::u8(1..255), fastrand::u8(1..255)];
         let places = vec![(DOCKER_DNS.to_owned(), names.socket().to_string())];
         let mut deployment = Self { containers: BTreeMap::new(), file, names, places, net, last: 0, folder };
         // Others know each other by name. So does the balancer, which asks for the gateways' addresses.
-        let mut waiting: Vec<String> = services(&deployment.file).map(|(name, _)| name.to_owned()).collect();
+        let stays = |(_, service): &(&str, &Value)| service["restart"] != "no";
+        let mut waiting: Vec<String> =
+            services(&deployment.file).filter(stays).map(|(name, _)| name.to_owned()).collect();
         while !waiting.is_empty() {
             let able = |name: &&String| {
                 deployment.needs(name).all(|other| deployment.containers.contains_key(other))
@@ -135,6 +137,16 @@ impl Deployment {
         Figures::parse(&metrics.text).sum("keyfleet_requests_total").unwrap_or_default()
     }
 
+    /// `docker compose run --rm smoke`: whether it ends well, and what it says.
+    async fn smoke(&mut self) -> (bool, String) {
+        // Docker's name server would give any.
+        let gateway = self.all("gateway")[0].address;
+        self.places.push(("//gateway:".to_owned(), format!("//{gateway}:")));
+        self.add("smoke");
+        let mut smoke = self.containers.remove("smoke").expect("it was started").remove(0);
+        (smoke.end().await.success(), smoke.log())
+    }
+
     /// Asks until every one of these gateways has answered something.
     async fn reaches(&self, gateways: &[usize]) {
         let before: Vec<f64> =
@@ -167,6 +179,8 @@ async fn it_serves_clients_and_survives_the_loss_of_a_gateway() {
         answer.text
     );
     deployment.reaches(&[0, 1, 2]).await;
+    let (fine, said) = deployment.smoke().await;
+    assert!(fine && said.ends_with(" checks passed, 0 failed\n"), "{said}");
     assert!(!client.get("/metrics").await.expect("an answer").text.contains("keyfleet_"), "operators only");
 
     // Operators ask inside a container, as the README says.
