@@ -153,7 +153,7 @@ demo-echo-1: echo
 {{- $of | toJson | sha256sum -}}
 {{- end -}}
 
-{{/* How long a gateway may take to end. */}}
+{{/* How long a gateway may take to end: preStop, drain, and half a minute for its last words to collectors and servers that may be slow. */}}
 {{- define "keyfleet.gracePeriod" -}}
-{{- add (int .Values.gateway.preStopSleepSeconds) (int .Values.config.server.drain_timeout_secs) 15 -}}
+{{- add (int .Values.gateway.preStopSleepSeconds) (int .Values.config.server.drain_timeout_secs) 30 -}}
 {{- end -}}

@@ -235,9 +235,9 @@ fn the_grace_period_follows_from_the_drain() {
         let sleep = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64();
         (pod["terminationGracePeriodSeconds"].as_u64(), sleep)
     };
-    assert_eq!(grace(&[]), (Some(10 + 300 + 15), Some(10)));
+    assert_eq!(grace(&[]), (Some(10 + 300 + 30), Some(10)));
     let other = ["--set", "config.server.drain_timeout_secs=1200,gateway.preStopSleepSeconds=20"];
-    assert_eq!(grace(&other), (Some(20 + 1_200 + 15), Some(20)));
+    assert_eq!(grace(&other), (Some(20 + 1_200 + 30), Some(20)));
 }
 
 #[test]

@@ -75,7 +75,8 @@ async fn streams_have_time_to_end() {
     let drain = drain.and_then(|rest| rest.split(' ').next()).expect("a drain time");
     assert!(text("compose/haproxy/haproxy.cfg").contains(&format!("hard-stop-after {drain}s")), "{drain}");
     let seconds: u64 = drain.parse().expect("seconds");
-    let grace = format!("{}m{}s", (seconds + 10) / 60, (seconds + 10) % 60);
+    // As long as the units allow for the rest.
+    let grace = format!("{}m{}s", (seconds + 30) / 60, (seconds + 30) % 60);
     for name in ["balancer", "gateway"] {
         assert_eq!(file["services"][name]["stop_grace_period"], grace.as_str(), "{name}");
     }
