@@ -15,7 +15,7 @@ struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     /// Where to listen.
-    #[arg(long, global = true, default_value = "127.0.0.1:4807")]
+    #[arg(long, global = true, default_value = "127.0.0.1:4809")]
     listen: SocketAddr,
     /// The world as a JSON file.
     #[arg(long, conflicts_with = "demo")]

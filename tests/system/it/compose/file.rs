@@ -5,6 +5,7 @@ use std::fs;
 
 use keyfleet_simulator::World;
 use keyfleet_tests::Program;
+use keyfleet_tests::helm::objects;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -79,6 +80,31 @@ async fn streams_have_time_to_end() {
     let grace = format!("{}m{}s", (seconds + 30) / 60, (seconds + 30) % 60);
     for name in ["balancer", "gateway"] {
         assert_eq!(file["services"][name]["stop_grace_period"], grace.as_str(), "{name}");
+    }
+}
+
+/// Whoever knows one way to run Keyfleet finds the same ports and servers in every other.
+#[test]
+fn ports_and_servers_are_those_of_the_chart() {
+    let (file, values) = (whole(), &objects(&text("charts/keyfleet/values.yaml"))[0]);
+    let server = &values["config"]["server"];
+    let balancer = &file["services"]["balancer"]["ports"][0];
+    assert_eq!(balancer["target"], server["port"]);
+    assert_eq!(balancer["published"], server["port"].to_string().as_str());
+    let ops = &file["services"]["gateway"]["environment"]["KEYFLEET__SERVER__OPS_PORT"];
+    assert_eq!(*ops, server["ops_port"].to_string().as_str());
+    let simulator = texts(&file["services"]["simulator"]["command"]);
+    let port = simulator[1].rsplit(':').next().expect("a port");
+    let chart = text("charts/keyfleet/templates/evaluation/simulator.yaml");
+    assert!(chart.contains(&format!("containerPort: {port}\n")), "{chart}");
+    for (script, port) in [("run", format!("127.0.0.1:{port}")), ("cluster", port.to_owned())] {
+        assert!(text(&format!("scripts/{script}")).contains(&format!("\nSIMULATOR={port}\n")), "{script}");
+    }
+    for (name, prefix) in [("nats", "library/"), ("redis", "")] {
+        let image = format!("{prefix}{}", file["services"][name]["image"].as_str().expect("an image"));
+        let of = &values[name]["image"];
+        let [repository, tag] = ["repository", "tag"].map(|part| of[part].as_str().expect("a text"));
+        assert_eq!(image, format!("{repository}:{tag}"));
     }
 }
 
@@ -183,7 +209,7 @@ async fn every_variable_is_one_that_the_programs_accept() {
 fn the_demo_has_the_keys_of_the_simulator() {
     let config = text("compose/demo/config/config.yaml");
     let world = World::demo();
-    assert!(config.contains(&world.gateway_config("http://simulator:4836/v1beta/openai/")), "{config}");
+    assert!(config.contains(&world.gateway_config("http://simulator:4809/v1beta/openai/")), "{config}");
     assert!(
         world.projects.iter().all(|project| project.limits[0].rpm == Some(10)) && config.contains("rpm: 10")
     );
