@@ -13,6 +13,7 @@ use super::{docker_compose, rendered, services, text, texts, tool, whole};
 
 const ALWAYS: [&str; 5] = ["balancer", "coordinator", "gateway", "nats", "redis"];
 const SECRETS: &str = "/run/secrets/";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The names that follow `mark` wherever it is.
 fn named<'a>(text: &'a str, mark: &str) -> BTreeSet<&'a str> {
@@ -45,6 +46,7 @@ fn any_number_of_gateways_can_run() {
         let image = service["image"].as_str().expect("an image");
         let (_, tag) = image.rsplit_once(':').unwrap_or_default();
         assert!(tag.starts_with(|c: char| c.is_ascii_digit() || c == 'v'), "{image} is not a version");
+        assert!(!image.starts_with("ghcr.io/keyfleet/") || tag == VERSION, "{image} is another version");
         for port in service["ports"].as_array().into_iter().flatten() {
             assert_eq!(port["host_ip"], "127.0.0.1", "{name} is open to everybody");
             assert!(
@@ -173,6 +175,7 @@ fn every_secret_is_declared_and_explained() {
         assert_eq!(named(&said, SECRETS), granted, "{name} reads other secrets than it gets");
         assert!(granted.iter().all(|secret| declared.contains_key(*secret)), "{name}");
     }
+    assert!(example.contains(&format!("#KEYFLEET_VERSION={VERSION}\n")), "{example}");
     let ours = named(&text("compose/compose.yaml"), "${").into_iter().map(str::to_owned).collect::<Vec<_>>();
     for variable in ours {
         assert!(example.contains(&format!("#{variable}=")), ".env.example does not tell of {variable}");

@@ -145,3 +145,15 @@ fn each_image_is_one_program_without_rights() {
         assert!(stage.contains("org.opencontainers.image.title="), "{stage}");
     }
 }
+
+/// An archive of a release holds the programs of its images: without lines, with the names of functions.
+#[test]
+fn archives_are_built_as_images_are() {
+    let (dockerfile, workflow) = (text("compose/Dockerfile"), text(".github/workflows/release.yml"));
+    for (variable, value) in [("DEBUG", "false"), ("STRIP", "debuginfo")] {
+        let variable = format!("CARGO_PROFILE_RELEASE_{variable}");
+        assert!(dockerfile.contains(&format!(" {variable}={value} ")), "{dockerfile}");
+        let line = workflow.lines().find_map(|line| line.trim().strip_prefix(&variable)?.strip_prefix(": "));
+        assert_eq!(line.map(|line| line.trim_matches('"')), Some(value), "{variable}");
+    }
+}
