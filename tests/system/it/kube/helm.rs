@@ -79,7 +79,10 @@ async fn a_test_passes_when_clients_are_served() {
     for service in [GATEWAY, "keyfleet-gateway-ops"] {
         release.server.stand_in(service, gateway.url().trim_start_matches("http://"));
     }
+    let model = ["upgrade", RELEASE, CHART, "--set", "smoke.model=gemini-2.5-pro"];
+    release.helm.run(&model).await.ok();
     let tested = release.helm.run(&["test", RELEASE, "--logs"]).await;
     assert!(tested.well && tested.text.contains("Succeeded"), "{tested:?}");
-    assert!(sim.log().iter().any(|request| request.method == "POST"), "nobody was asked anything");
+    let mut asked = sim.log().into_iter().filter_map(|request| request.model);
+    assert!(asked.any(|model| model == "gemini-2.5-pro"), "it was not asked");
 }
