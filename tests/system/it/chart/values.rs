@@ -103,9 +103,13 @@ fn no_secret_gets_into_the_configmap() {
         assert!(refused.contains("is a secret, and the configuration is a ConfigMap"), "{path}: {refused}");
         assert!(refused.contains(path) && !refused.contains(SECRET), "{path}: {refused}");
     }
-    for path in
-        ["config.groups[0].proxy_url", "config.telemetry.endpoint", "config.groups[0].api_keys[0].proxy_url"]
-    {
+    for path in [
+        "config.groups[0].proxy_url",
+        "config.groups[0].api_keys[0].proxy_url",
+        "config.telemetry.endpoint",
+        "config.alerts.proxy_url",
+        "config.alerts.receivers[0].proxy_url",
+    ] {
         let set = format!("{with_clients},{path}=http://me:{SECRET}@host");
         let refused = template(&["--set", &set]).expect_err(path);
         assert!(
