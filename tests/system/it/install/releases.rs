@@ -52,14 +52,16 @@ impl Release {
         }
         let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
         let name = format!("keyfleet-0.0.1-linux-{machine}");
-        let mut pack = Command::new("bash");
-        // As fast as it can be.
-        pack.args(["-e", "-o", "pipefail", "-c", &step("Pack")]).env("NAME", &name).env("GZIP", "-1");
-        let output = pack.current_dir(folder.path()).output().expect("bash runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let publish = step("Publish");
+        let (sums, _) = publish.split_once("options=").expect("the command that publishes");
+        for commands in [step("Pack").as_str(), sums] {
+            let mut bash = Command::new("bash");
+            // As fast as it can be.
+            bash.args(["-e", "-o", "pipefail", "-c", commands]).env("NAME", &name).env("GZIP", "-1");
+            let output = bash.current_dir(folder.path()).output().expect("bash runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
         let archive = folder.path().join(format!("{name}.tar.gz"));
-        fs::rename(folder.path().join(format!("{name}.tar.gz.sha256")), folder.path().join("SHA256SUMS"))
-            .expect("the checksum");
         Self { folder, archive }
     }
 
