@@ -365,7 +365,7 @@ fn notes_say_the_next_command_and_what_is_not_for_production() {
         ("gitops", &[]),
     ] {
         let notes = notes(example);
-        assert!(notes.contains("helm test keyfleet -n keyfleet"), "{notes}");
+        assert!(notes.contains("helm test keyfleet -n keyfleet --logs"), "{notes}");
         assert!(notes.contains("port-forward svc/keyfleet-gateway 4806:80"), "{notes}");
         let asks = example == "evaluation" || notes.contains("authorization: Bearer $TOKEN");
         assert!(asks, "{notes}");
