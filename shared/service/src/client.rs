@@ -78,10 +78,7 @@ where
 
 /// Builds a client for everything but the upstream: receivers of alerts, another coordinator. It follows no redirect and
 /// reads no environment either.
-pub fn elsewhere(
-    proxy: Option<&Secret>,
-    connect_timeout: Duration,
-) -> reqwest::Result<reqwest::Client> {
+pub fn elsewhere(proxy: Option<&Secret>, connect_timeout: Duration) -> reqwest::Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .connect_timeout(connect_timeout)
         .redirect(reqwest::redirect::Policy::none())
