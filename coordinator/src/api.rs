@@ -5,6 +5,7 @@
 mod admit;
 mod alerts;
 mod forward;
+pub(crate) mod metrics;
 mod operate;
 
 use std::sync::Arc;
@@ -16,31 +17,23 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use coordinator::status::{self, Desk, Lag, NoAnswer, Pulse, Role, Stored};
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use keyfleet_fabric::bus::nats::Nats;
 use keyfleet_fabric::store::StateStore;
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
-use keyfleet_service::exposition::{self, Exposition, expose};
 use keyfleet_service::follow::Reloads;
 use keyfleet_service::supervisor;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Figures;
 use crate::shown::{Listing, Replica, Said, Status, seconds_up};
 
 /// How long the leader of this process may take to answer. A commit that the store answers late is within it.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often readiness is looked at before it is told.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long a scraper's figures wait for the ledger.
-const GLANCE: Duration = Duration::from_millis(500);
-
-/// Every name of a figure begins with it.
-const PREFIX: &str = "keyfleet_coordinator";
 
 /// What the routes work with.
 pub(crate) struct Api {
@@ -71,7 +64,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/health", get(|| async { "ok\n" }))
         .route("/health/ready", get(ready))
         .route("/health/detailed", get(detailed))
-        .route("/metrics", get(show_metrics))
+        .route("/metrics", get(metrics::show))
         .nest("/api/v1", operators)
         .with_state(api)
 }
@@ -189,32 +182,6 @@ async fn detailed(State(api): State<Arc<Api>>) -> Json<Value> {
             "stream_differs": bus.stream_differs,
         },
     }))
-}
-
-async fn show_metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
-    let Exposition { content_type, text } = expose(PREFIX, figures(&api).await, &headers);
-    ([(CONTENT_TYPE, content_type)], text).into_response()
-}
-
-/// The figures for a collector.
-pub(crate) async fn openmetrics(api: Arc<Api>) -> String {
-    exposition::openmetrics(PREFIX, figures(&api).await)
-}
-
-async fn figures(api: &Api) -> Figures {
-    let (standing, overview) = tokio::join!(api.desk.standing(GLANCE), api.desk.overview(GLANCE));
-    let (pulse, bus) = (api.desk.pulse(), api.nats.health());
-    Figures {
-        lag: pulse.lag(bus.tail),
-        pulse,
-        standing: standing.ok(),
-        overview: overview.ok(),
-        bus_up: api.bus_up(),
-        bus_unsent: bus.unsent,
-        bus_unread: bus.skipped,
-        bus_rebuilds: bus.rebuilds,
-        reloads: *api.reloads.borrow(),
-    }
 }
 
 fn role(pulse: &Pulse) -> &'static str {

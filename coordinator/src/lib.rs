@@ -5,7 +5,7 @@
 //! fence, and only then spreads decisions and hands out leases. A prober asks the upstream whether keys work.
 //!
 //! What it shows of itself, and what operators ask of it, goes over the desk of [`status`]; the program serves that as
-//! HTTP.
+//! HTTP. For a scraper there are [`metrics`].
 //!
 //! Decisions are in `keyfleet_core`; here are only messages, clocks and the store. What all of it costs, and at what size
 //! it would cost too much, is told in [`cost`].
@@ -15,6 +15,7 @@ pub mod cost {}
 pub mod alerts;
 mod driver;
 mod leadership;
+pub mod metrics;
 mod probe;
 pub mod status;
 

@@ -6,7 +6,6 @@ mod cli;
 mod commands;
 mod follow;
 mod listen;
-mod metrics;
 mod shown;
 
 use std::io;
@@ -137,7 +136,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
     let stop_metrics = CancellationToken::new();
     let metrics = telemetry::metrics().map(|push| {
         let api = api.clone();
-        let push = push.run(move || api::openmetrics(api.clone()), stop_metrics.clone());
+        let push = push.run(move || api::metrics::openmetrics(api.clone()), stop_metrics.clone());
         shutdown.spawn_critical_until(&stop_metrics, "metrics", push)
     });
     let served = listen::serve(listener, api::router(api), Limits::USUAL, shutdown.soft().clone());

@@ -1,74 +1,72 @@
-//! The figures for a scraper.
+//! What the coordinator of a process tells a scraper, be the process its own or a gateway's.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use coordinator::status::{Lag, Overview, Pulse, Role, Standing};
 use keyfleet_core::block::Block;
 use keyfleet_core::ledger::{BucketView, KeyView};
 use keyfleet_core::message::Subject;
 use keyfleet_core::quota::{Bucket, Dimension};
 use keyfleet_service::exposition::{Sheet, Written, counter, gauge};
-use keyfleet_service::follow::Reloads;
-use keyfleet_service::program::{REVISION, VERSION};
-use keyfleet_service::telemetry;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::info::Info;
 
+use crate::status::{Desk, Overview, Pulse, Role, Standing};
+
+/// Every name of a figure begins with it.
+pub const PREFIX: &str = "keyfleet_coordinator";
+
+/// How long a scraper waits for the ledger.
+const GLANCE: Duration = Duration::from_millis(500);
 /// So many keys and buckets have figures of their own; of larger pools there are the numbers by state.
 const MOST_KEYS: usize = 1_000;
 const MOST_BUCKETS: usize = 3_000;
 
 /// One moment's figures.
-#[derive(Debug)]
-pub(crate) struct Figures {
-    pub(crate) pulse: Pulse,
+#[derive(Debug, Default)]
+pub struct Figures {
+    pulse: Pulse,
     /// What the ledger knows, if this coordinator leads and its ledger answered.
-    pub(crate) standing: Option<Standing>,
+    standing: Option<Standing>,
     /// Its keys and buckets.
-    pub(crate) overview: Option<Overview>,
-    pub(crate) bus_up: bool,
-    /// How far this leader is behind, if it is one.
-    pub(crate) lag: Option<Lag>,
-    /// Messages that this side of the bus could not send.
-    pub(crate) bus_unsent: u64,
-    /// Messages that this side could not read.
-    pub(crate) bus_unread: u64,
-    /// How often reading reports had to begin again.
-    pub(crate) bus_rebuilds: u64,
-    pub(crate) reloads: Reloads,
+    overview: Option<Overview>,
 }
 
 impl Collector for Figures {
     fn encode(&self, encoder: DescriptorEncoder) -> Written {
-        let mut sheet = Sheet::new(encoder);
-        let release = [("version", VERSION), ("revision", REVISION)];
-        sheet.one("build", "The release that runs, and its commit", &Info::new(release))?;
-        self.gauges(&mut sheet)?;
-        self.counters(&mut sheet)?;
-        if let Some(Overview { keys, buckets }) = &self.overview {
-            tell_keys(keys, &mut sheet)?;
-            tell_quotas(buckets, &mut sheet)?;
-        }
-        self.reloads.tell(&mut sheet)
+        self.tell(&mut Sheet::new(encoder))
     }
 }
 
 impl Figures {
+    /// Asks the leader, if it is the one of this process.
+    pub async fn of(desk: &Desk) -> Self {
+        let (standing, overview) = tokio::join!(desk.standing(GLANCE), desk.overview(GLANCE));
+        Self { pulse: desk.pulse(), standing: standing.ok(), overview: overview.ok() }
+    }
+
+    /// Writes them down.
+    pub fn tell(&self, sheet: &mut Sheet<'_>) -> Written {
+        self.gauges(sheet)?;
+        self.counters(sheet)?;
+        tell_alerts(&self.pulse, sheet)?;
+        let Some(Overview { keys, buckets }) = &self.overview else { return Ok(()) };
+        tell_keys(keys, sheet)?;
+        tell_quotas(buckets, sheet)
+    }
+
     fn gauges(&self, sheet: &mut Sheet<'_>) -> Written {
-        let Self { pulse, standing, lag, .. } = self;
+        let Self { pulse, standing, .. } = self;
         let leads = pulse.role == Role::Leading;
         let gauges = [
             ("leader", "Whether this coordinator leads", Some(u64::from(leads))),
             ("epoch", "The highest epoch that was heard of", Some(pulse.epoch)),
             ("revision", "The revision of this leader's decisions", Some(pulse.revision)),
-            ("event_lag", "Reports in the stream that wait to be applied", lag.map(|lag| lag.reports)),
             ("blind", "Whether minute quotas are held back: the store may have lost writes", {
                 Some(u64::from(pulse.blind && leads))
             }),
             ("store_up", "Whether the store answered last time", Some(u64::from(pulse.store_up))),
-            ("bus_up", "Whether both connections to NATS are up", Some(u64::from(self.bus_up))),
             ("buckets", "Limited buckets in the book", count(standing.as_ref(), |s| s.buckets)),
             ("open_lots", "Leases that are out", count(standing.as_ref(), |s| s.open_lots)),
             ("replicas", "Gateways that were heard lately", count(standing.as_ref(), |s| s.replicas.len())),
@@ -78,15 +76,11 @@ impl Figures {
                 sheet.gauge(name, help, value)?;
             }
         }
-        if let Some(lag) = lag {
-            let help = "How long the stream had held the report that was read last";
-            sheet.fraction("event_age_seconds", help, lag.age.as_secs_f64())?;
-        }
         Ok(())
     }
 
     fn counters(&self, sheet: &mut Sheet<'_>) -> Written {
-        let Self { pulse, bus_unsent, bus_unread, bus_rebuilds, .. } = self;
+        let Self { pulse, standing, .. } = self;
         let counters = [
             ("takeovers", "How often this process began to lead", pulse.takeovers),
             ("commits", "Commits that the store acknowledged", pulse.commits),
@@ -99,23 +93,12 @@ impl Figures {
             ),
             ("leases_granted", "Leases granted", pulse.granted),
             ("leases_refused", "Wishes for leases not granted in full", pulse.refused),
-            ("bus_unsent", "Messages to gateways that could not be sent", *bus_unsent),
-            (
-                "bus_unread",
-                "Messages of another release or a stranger, left out in part or as a whole",
-                *bus_unread,
-            ),
-            ("bus_rebuilds", "How often reading reports had to begin again", *bus_rebuilds),
         ];
-        let external = self.standing.as_ref().map(|standing| {
+        let external = standing.as_ref().map(|standing| {
             let help = "Refusals of a quota of which something was left: somebody else uses the project";
             ("external_refusals", help, standing.external_refusals)
         });
-        for (name, help, value) in counters.into_iter().chain(external) {
-            sheet.counter(name, help, value)?;
-        }
-        telemetry::tell(sheet)?;
-        tell_alerts(pulse, sheet)
+        counters.into_iter().chain(external).try_for_each(|(name, help, n)| sheet.counter(name, help, n))
     }
 }
 
@@ -219,11 +202,8 @@ const fn word(dimension: Dimension) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use http::header::ACCEPT;
-    use keyfleet_core::time::Utc;
-    use keyfleet_service::exposition::expose;
+    use http::HeaderMap;
+    use keyfleet_service::exposition::{Part, expose};
 
     use super::*;
 
@@ -238,41 +218,19 @@ mod tests {
             alert_deliveries: [(("ops".to_owned(), "failed"), 3)].into(),
             ..Pulse::default()
         };
-        let lag = Some(Lag { reports: 2, age: Duration::from_millis(250) });
-        let figures = Figures {
-            pulse,
-            standing: None,
-            overview: None,
-            bus_up: true,
-            lag,
-            bus_unsent: 3,
-            bus_unread: 4,
-            bus_rebuilds: 5,
-            reloads: Reloads::new(Utc::from_ms(1_700_000_000_500)),
-        };
-        let headers = [(ACCEPT, "application/openmetrics-text".parse().unwrap())];
-        let text = expose("keyfleet_coordinator", figures, &headers.into_iter().collect()).text;
+        let figures = Figures { pulse, ..Figures::default() };
+        let text = expose(vec![Part::new(PREFIX, figures)], &HeaderMap::new()).text;
         for line in [
             "keyfleet_coordinator_leader 1",
             "keyfleet_coordinator_epoch 7",
             "keyfleet_coordinator_commits_total 12",
-            "keyfleet_coordinator_bus_up 1",
             "keyfleet_coordinator_store_up 0",
-            "keyfleet_coordinator_bus_unsent_total 3",
-            "keyfleet_coordinator_bus_unread_total 4",
-            "keyfleet_coordinator_bus_rebuilds_total 5",
             "keyfleet_coordinator_reports_lost_total 6",
-            "keyfleet_coordinator_event_lag 2",
             "keyfleet_coordinator_alerts{state=\"firing\"} 2",
             "keyfleet_coordinator_alert_deliveries_total{receiver=\"ops\",result=\"failed\"} 3",
-            "keyfleet_coordinator_event_age_seconds 0.25",
-            "keyfleet_coordinator_config_last_reload_success_timestamp_seconds 1700000000.5",
-            "keyfleet_coordinator_config_last_reload_successful 1",
-            &format!("keyfleet_coordinator_build_info{{version=\"{VERSION}\",revision=\"{REVISION}\"}} 1"),
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }
         assert!(!text.contains("replicas") && !text.contains("open_lots"), "{text}");
-        assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -47,12 +47,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use keyfleet_core::id::ReplicaId;
 use keyfleet_core::time::Mono;
 use keyfleet_fabric::bus::GatewayBus;
 use keyfleet_fabric::store::StateStore;
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
+use keyfleet_service::exposition::Part;
 use keyfleet_service::follow::Reloads;
 use keyfleet_service::logging::{AccessLog, LogFormat};
 use keyfleet_service::reach::Reach;
@@ -101,6 +103,8 @@ struct App {
     state_revision: AtomicU64,
     /// How reading the configuration again went.
     reloads: watch::Receiver<Reloads>,
+    /// The figures of others in this process.
+    others: Option<Gather>,
     soft: CancellationToken,
     hard: CancellationToken,
 }
@@ -123,7 +127,13 @@ impl Worker {
 }
 
 impl App {
-    fn new(live: Live, reloads: watch::Receiver<Reloads>, fabric: Fabric, shutdown: &Shutdown) -> Arc<Self> {
+    fn new(
+        live: Live,
+        reloads: watch::Receiver<Reloads>,
+        fabric: Fabric,
+        others: Option<Gather>,
+        shutdown: &Shutdown,
+    ) -> Arc<Self> {
         let random = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes());
         let replica = ReplicaId::new(random.into_uuid().to_string());
         Arc::new(Self {
@@ -141,6 +151,7 @@ impl App {
             state_at: AtomicU64::new(0),
             state_revision: AtomicU64::new(0),
             reloads,
+            others,
             soft: shutdown.soft().clone(),
             hard: shutdown.hard().clone(),
         })
@@ -195,8 +206,26 @@ pub struct Listeners {
     pub clients: TcpListener,
     /// For operators, if they have one of their own.
     pub ops: Option<TcpListener>,
-    /// What this process answers operators who know `server.admin_token`, beside the gateway's own.
-    pub more: axum::Router,
+    /// What others in this process have for operators.
+    pub others: Others,
+}
+
+/// What runs in the same process has for operators, beside the gateway's own.
+#[derive(Default)]
+pub struct Others {
+    /// Answers to those who know `server.admin_token`.
+    pub routes: axum::Router,
+    /// Figures that `/metrics` and a collector are told too.
+    pub figures: Option<Gather>,
+}
+
+/// Gathers figures when somebody asks for them.
+pub type Gather = Box<dyn Fn() -> BoxFuture<'static, Part> + Send + Sync>;
+
+impl std::fmt::Debug for Others {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Others").field("routes", &self.routes).finish_non_exhaustive()
+    }
 }
 
 /// Whether a configuration can be put in force; the error says what is wrong with it.
@@ -215,21 +244,21 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let count = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let live = Live::new(&config.borrow(), count).map_err(RunError::Config)?;
-    let app = App::new(live, reloads, fabric, shutdown);
+    let Listeners { clients, ops, others } = listeners;
+    let app = App::new(live, reloads, fabric, others.figures, shutdown);
     let stop_sync = CancellationToken::new();
     let sync = shutdown.spawn_critical_until(&stop_sync, "sync", sync::run(app.clone(), stop_sync.clone()));
     shutdown.spawn_critical("reload", follow(app.clone(), config.clone(), count, app.soft.clone()));
     let stop_metrics = CancellationToken::new();
     let metrics = telemetry::metrics().map(|push| {
         let app = app.clone();
-        let gather = move || std::future::ready(ops::openmetrics(&app));
-        let push = push.run(gather, stop_metrics.clone());
+        let push = push.run(move || ops::openmetrics(app.clone()), stop_metrics.clone());
         shutdown.spawn_critical_until(&stop_metrics, "metrics", push)
     });
 
     let soft = app.soft.clone();
-    let operators = router::operators(app.clone(), listeners.more);
-    let shared = listeners.ops.is_none().then(|| operators.clone());
+    let operators = router::operators(app.clone(), others.routes);
+    let shared = ops.is_none().then(|| operators.clone());
     let workers: io::Result<Vec<_>> = (0..count)
         .map(|number| {
             let worker = Worker { app: app.clone(), number };
@@ -237,7 +266,7 @@ pub async fn run(
         })
         .collect();
     let workers = workers?;
-    let ops = match listeners.ops {
+    let ops = match ops {
         Some(listener) => {
             // It ends with the process, not with the drain: somebody has to see that we are draining.
             let worker = serve::start("ops".to_owned(), Entrance::routed(operators), app.hard.clone())?;
@@ -248,7 +277,7 @@ pub async fn run(
         None => None,
     };
     shutdown.tasks().spawn(tell_ready(app.clone()));
-    serve::accept(listeners.clients, &workers, &soft).await;
+    serve::accept(clients, &workers, &soft).await;
 
     let patience = config.borrow().server.drain_timeout;
     supervisor::ends_within(patience + FAREWELL + EPILOGUE);

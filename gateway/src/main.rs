@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser as _};
 use coordinator::alerts::console;
+use coordinator::metrics;
+use coordinator::status::{self, Desk};
 use keyfleet_core::ledger::Saved;
 use keyfleet_fabric::bus::witness::LocalWitness;
 use keyfleet_fabric::store::memory::{MemoryStore, Vouch};
@@ -19,6 +21,7 @@ use keyfleet_fabric::store::{KEEP, StateStore};
 use keyfleet_service::clock;
 use keyfleet_service::config::{self, CliOverrides, Config, EXIT_CODE, Loaded, Sources};
 use keyfleet_service::connect::{self, Part, meanwhile, reach_redis};
+use keyfleet_service::exposition;
 use keyfleet_service::follow::Reloads;
 use keyfleet_service::healthcheck::healthcheck;
 use keyfleet_service::program;
@@ -101,7 +104,7 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
             Some(port) => Some(bind(&server.host, port, "server.ops_port").await?),
             None => None,
         },
-        more: axum::Router::new(),
+        others: gateway::Others::default(),
     };
     announce(&listeners, &loaded.config)?;
 
@@ -167,8 +170,12 @@ async fn alone(
         old: kept.old,
         suspect: kept.suspect,
     };
-    let (desk, post) = coordinator::status::desk(None, reloads.clone());
-    let listeners = gateway::Listeners { more: console::routes(desk, config.clone()), ..listeners };
+    let (desk, post) = status::desk(None, reloads.clone());
+    let others = gateway::Others {
+        routes: console::routes(desk.clone(), config.clone()),
+        figures: Some(Box::new(move || Box::pin(figures(desk.clone())))),
+    };
+    let listeners = gateway::Listeners { others, ..listeners };
     let coordinator = coordinator::run(config.clone(), fabric, post, stop_coordinator.clone());
     let coordinator = shutdown.spawn_critical_until(&stop_coordinator, "coordinator", coordinator);
     let fabric = gateway::Fabric { bus: Arc::new(bus), store: kept.store, reach };
@@ -187,6 +194,11 @@ async fn alone(
         file.close().await.map_err(unwritten)?;
     }
     ended.map_err(io::Error::other)
+}
+
+/// What the coordinator of this process tells a scraper.
+async fn figures(desk: Desk) -> exposition::Part {
+    exposition::Part::new(metrics::PREFIX, metrics::Figures::of(&desk).await)
 }
 
 /// Where a process that is its own coordinator keeps its state, and what it found there.

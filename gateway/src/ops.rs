@@ -10,7 +10,7 @@ use keyfleet_core::id::{KeyId, ProjectId};
 use keyfleet_core::message::{Answer, Ask, Operation, Subject};
 use keyfleet_core::time::{Mono, Now};
 use keyfleet_service::clock;
-use keyfleet_service::exposition::{self, Exposition, expose};
+use keyfleet_service::exposition::{self, Exposition, Part, expose};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,17 +39,23 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
 
 /// The figures for a scraper, in the format that it asks for.
 pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    let Exposition { content_type, text } = expose(PREFIX, scrape(&app), &headers);
+    let Exposition { content_type, text } = expose(gather(&app).await, &headers);
     ([(CONTENT_TYPE, content_type)], text).into_response()
 }
 
 /// The same for a collector.
-pub(crate) fn openmetrics(app: &App) -> String {
-    exposition::openmetrics(PREFIX, scrape(app))
+pub(crate) async fn openmetrics(app: Arc<App>) -> String {
+    exposition::openmetrics(gather(&app).await)
 }
 
-fn scrape(app: &App) -> Scrape {
-    Scrape { metrics: app.metrics.clone(), readings: readings(app) }
+/// Our own figures, and those of others in this process.
+async fn gather(app: &App) -> Vec<Part> {
+    let own = Scrape { metrics: app.metrics.clone(), readings: readings(app) };
+    let mut parts = vec![Part::new(PREFIX, own)];
+    if let Some(gather) = &app.others {
+        parts.push(gather().await);
+    }
+    parts
 }
 
 /// What can be looked up for a scraper.

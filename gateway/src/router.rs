@@ -64,10 +64,10 @@ pub(crate) fn clients(worker: Worker, operators: Option<&Router>) -> Entrance {
     }
 }
 
-/// What operators and their tools reach. `more` is what others in this process answer.
-pub(crate) fn operators(app: Arc<App>, more: Router) -> Router {
+/// What operators and their tools reach. `others` is what others in this process answer.
+pub(crate) fn operators(app: Arc<App>, others: Router) -> Router {
     let probe = Router::new().route("/admin/keys/{id}/probe", post(ops::probe)).with_state(app.clone());
-    let admitted = probe.merge(more).route_layer(middleware::from_fn_with_state(app.clone(), ops::admit));
+    let admitted = probe.merge(others).route_layer(middleware::from_fn_with_state(app.clone(), ops::admit));
     health()
         .route("/health/ready", get(ops::ready))
         .route("/health/detailed", get(ops::detailed))

@@ -27,9 +27,23 @@ pub struct Exposition {
     pub text: String,
 }
 
-/// Tells the figures of a program and of its process, in the format that the scraper's headers ask for.
-pub fn expose(prefix: &str, figures: impl Collector, headers: &HeaderMap) -> Exposition {
-    let text = openmetrics(prefix, figures);
+/// Figures whose names all begin with a prefix of their own. A process has one or more of them.
+#[derive(Debug)]
+pub struct Part {
+    prefix: &'static str,
+    figures: Box<dyn Collector>,
+}
+
+impl Part {
+    /// Those figures, under this prefix.
+    pub fn new(prefix: &'static str, figures: impl Collector) -> Self {
+        Self { prefix, figures: Box::new(figures) }
+    }
+}
+
+/// Tells the figures of a process, in the format that the scraper's headers ask for.
+pub fn expose(parts: Vec<Part>, headers: &HeaderMap) -> Exposition {
+    let text = openmetrics(parts);
     if negotiate::asks_for_openmetrics(headers) {
         Exposition { content_type: OPENMETRICS, text }
     } else {
@@ -37,15 +51,18 @@ pub fn expose(prefix: &str, figures: impl Collector, headers: &HeaderMap) -> Exp
     }
 }
 
-/// Tells the same as `OpenMetrics`. Every name begins with `prefix`, but for those of the process, which are the same in
-/// all programs.
-pub fn openmetrics(prefix: &str, figures: impl Collector) -> String {
-    let (mut own, mut process) = (Registry::with_prefix(prefix), Registry::default());
-    own.register_collector(Box::new(figures));
-    process.register_collector(Box::new(Process::read()));
+/// Tells the same as `OpenMetrics`. What is known of the process itself comes last, under names that are the same in all
+/// programs.
+pub fn openmetrics(parts: Vec<Part>) -> String {
     let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = prometheus_client::encoding::text::encode_registry(&mut text, &own);
+    for Part { prefix, figures } in parts {
+        let mut part = Registry::with_prefix(prefix);
+        part.register_collector(figures);
+        // Writing to a string cannot fail.
+        let _ = prometheus_client::encoding::text::encode_registry(&mut text, &part);
+    }
+    let mut process = Registry::default();
+    process.register_collector(Box::new(Process::read()));
     let _ = prometheus_client::encoding::text::encode(&mut text, &process);
     text
 }
@@ -129,19 +146,23 @@ mod tests {
     #[test]
     fn a_scraper_gets_the_format_that_it_asks_for() {
         let mut headers = HeaderMap::new();
-        let plain = expose("farm", Apples, &headers);
+        let parts = || vec![Part::new("farm", Apples), Part::new("shop", Apples)];
+        let plain = expose(parts(), &headers);
         headers.insert("accept", "application/openmetrics-text".parse().unwrap());
-        let open = expose("farm", Apples, &headers);
+        let open = expose(parts(), &headers);
         assert_eq!((plain.content_type, open.content_type), (PLAIN, OPENMETRICS));
-        let tree = "# HELP farm_trees Trees by kind\n# TYPE farm_trees gauge\n\
-                    farm_trees{kind=\"a\\\"b\\\\\\nc # {\"} 2\n";
-        let counter = |name| {
-            format!(
-                "# HELP {name} Apples eaten\n# TYPE {name} counter\nfarm_apples_total 3\n{tree}# HELP process_"
-            )
+        let told = |suffix| {
+            let parts = ["farm", "shop"].map(|part| {
+                format!(
+                    "# HELP {part}_apples{suffix} Apples eaten\n# TYPE {part}_apples{suffix} counter\n\
+                     {part}_apples_total 3\n# HELP {part}_trees Trees by kind\n# TYPE {part}_trees gauge\n\
+                     {part}_trees{{kind=\"a\\\"b\\\\\\nc # {{\"}} 2\n"
+                )
+            });
+            parts.concat() + "# HELP process_"
         };
-        assert!(plain.text.starts_with(&counter("farm_apples_total")), "{}", plain.text);
-        assert!(open.text.starts_with(&counter("farm_apples")), "{}", open.text);
+        assert!(plain.text.starts_with(&told("_total")), "{}", plain.text);
+        assert!(open.text.starts_with(&told("")), "{}", open.text);
         assert!(open.text.ends_with("\n# EOF\n") && !plain.text.contains("EOF"));
     }
 }

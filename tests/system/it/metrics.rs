@@ -1,5 +1,6 @@
 //! What a scraper reads is true, complete, bounded and without secrets, in both formats.
 
+mod alone;
 mod exported;
 mod prometheus;
 mod told;

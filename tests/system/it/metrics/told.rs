@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use keyfleet_simulator::{Family, Rule, World};
-use keyfleet_tests::{Cluster, ClusterOptions, Figures, Part, eventually, read};
-use serde_json::json;
+use keyfleet_tests::{Answer, Client, Cluster, ClusterOptions, Figures, Part, eventually, read};
+use serde_json::{Value, json};
 
 use super::{MODEL, figures, promtool, scrape};
 use crate::surface::SOON;
@@ -22,29 +22,44 @@ pub(super) fn path(name: &str) -> PathBuf {
 }
 
 /// Everything in a text that looks like one of our metrics.
-fn names(text: &str) -> BTreeSet<&str> {
+pub(super) fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words.filter(|word| word.starts_with("keyfleet_") || word.starts_with("process_")).collect()
 }
 
-/// A cluster in which everything that is counted has happened: a gateway, the leader, and a standby.
-pub(super) async fn busy() -> (Cluster, [Figures; 3]) {
-    let config = json!({
+/// With everything of which something is counted.
+pub(super) fn full() -> Value {
+    json!({
         "server": {"clients": [{"name": "a", "token": TOKEN}]},
         "rate_limit": {"requests_per_minute": 1_000},
         "limits": [{"models": "*", "rpm": 1_000, "tpm": 1_000_000}],
         "alerts": {"receivers": [{"name": "nobody", "type": "webhook", "url": "http://127.0.0.1:9"}]},
-    });
-    let cluster = Cluster::start(World::pool(3, 1), ClusterOptions::new(config).gateways(1)).await;
+    })
+}
+
+/// Asks as the client that has a limit.
+pub(super) async fn ask(gateway: &Client, stream: bool) -> Answer {
+    let body = json!({"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "Hi"}]});
+    let request = gateway.request(reqwest::Method::POST, "/v1/chat/completions").bearer_auth(TOKEN);
+    read(request.body(body.to_string())).await.expect("an answer")
+}
+
+/// What the README says of metrics.
+pub(super) fn section(readme: &str) -> &str {
+    let (_, section) = readme.split_once("\n## Metrics\n").expect("the metrics");
+    section.split("\n## ").next().unwrap_or_default()
+}
+
+/// A cluster in which everything that is counted has happened: a gateway, the leader, and a standby.
+pub(super) async fn busy() -> (Cluster, [Figures; 3]) {
+    let cluster = Cluster::start(World::pool(3, 1), ClusterOptions::new(full()).gateways(1)).await;
     let Part::Coordinator(leader) = cluster.leader().await else { unreachable!("only coordinators lead") };
     let (gateway, coordinator) = (cluster.gateway(0), cluster.coordinator(leader));
     let blocked = coordinator.post("/api/v1/keys/k1/block?minutes=5", &json!({})).await.expect("an answer");
     assert_eq!(blocked.status, 200, "{}", blocked.text);
     cluster.sim().rules(vec![Rule::family(Family::Overloaded).path("chat/completions").times(1)]);
     for stream in [true, false] {
-        let body = json!({"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "Hi"}]});
-        let request = gateway.request(reqwest::Method::POST, "/v1/chat/completions").bearer_auth(TOKEN);
-        let answer = read(request.body(body.to_string())).await.expect("an answer");
+        let answer = ask(&gateway, stream).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
     }
     let told = eventually("all is counted", SOON, || async {
@@ -69,8 +84,7 @@ async fn every_metric_is_documented_and_every_documented_one_exists() {
     let told: BTreeSet<&str> =
         [&gateway, &leader].iter().flat_map(|of| of.described().keys()).map(String::as_str).collect();
     let readme = file("README.md");
-    let (_, section) = readme.split_once("\n## Metrics\n").expect("the metrics");
-    let section = section.split("\n## ").next().unwrap_or_default();
+    let section = section(&readme);
     let documented = names(section);
     let missing: Vec<_> = told.difference(&documented).collect();
     assert!(missing.is_empty(), "the README has no {missing:?}");
@@ -114,7 +128,7 @@ async fn dashboard_and_rules_speak_of_what_there_is() {
         let unknown: Vec<_> = named.difference(&told).collect();
         assert!(unknown.is_empty(), "{name}: nobody tells {unknown:?}");
     }
-    let dashboard: serde_json::Value =
+    let dashboard: Value =
         serde_json::from_str(&file("charts/keyfleet/dashboards/keyfleet.json")).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
     let drawn = panels.iter().filter(|panel| panel["type"] != "row");
