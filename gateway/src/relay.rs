@@ -263,6 +263,7 @@ impl Relay {
 
     fn send(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let silence = std::mem::take(&mut self.since_last);
+        self.trail.trace.passes(&bytes);
         self.trail.sent(bytes.len(), (!matches!(self.watch, Watch::Bytes)).then_some(silence));
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }

@@ -3,6 +3,7 @@
 
 mod names;
 mod spans;
+mod told;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +19,7 @@ use crate::App;
 use crate::call::Surface;
 use crate::pool::Permit;
 use crate::sse::Usage;
+use crate::trace::told::Told;
 
 /// The attempts that are kept of one request: a pool of dead keys is tried through. Of more, the last one.
 const MOST: usize = 32;
@@ -74,6 +76,8 @@ struct Attempt {
     resent: u32,
     status: Option<StatusCode>,
     failed: Option<(Outcome, Option<Duration>)>,
+    /// What its answer tells of itself.
+    told: Told,
 }
 
 /// What only the end of a request knows.
@@ -154,6 +158,7 @@ impl Trace {
             resent,
             status: None,
             failed: None,
+            told: Told::default(),
         });
         Some(context)
     }
@@ -175,6 +180,13 @@ impl Trace {
         if let Some(attempt) = steps.attempts.last_mut() {
             attempt.status = Some(status);
             attempt.first = Some(now);
+        }
+    }
+
+    /// A piece of its answer goes out.
+    pub(crate) fn passes(&mut self, piece: &[u8]) {
+        if let Some(attempt) = self.steps.as_mut().and_then(|steps| steps.attempts.last_mut()) {
+            attempt.told.look(piece);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use keyfleet_core::trace::TraceParent;
 use keyfleet_service::telemetry::{self, Record};
 use opentelemetry::trace::{Event, SpanContext, SpanId, SpanKind, Status, TraceState};
-use opentelemetry::{InstrumentationScope, KeyValue, Value};
+use opentelemetry::{InstrumentationScope, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::{Attempt, Choice, Finished, Steps, names};
@@ -152,6 +152,14 @@ impl Maker<'_> {
         more(names::HTTP_STATUS, attempt.status.map(|status| i64::from(status.as_u16()).into()));
         let first = attempt.first.map(|first| first.saturating_sub(attempt.from).as_secs_f64().into());
         more(names::GEN_AI_FIRST_CHUNK, first.filter(|_| operation.is_some()));
+        if operation.is_some() {
+            let told = &attempt.told;
+            more(names::GEN_AI_RESPONSE_MODEL, told.model.as_deref().map(|model| self.clean(model).into()));
+            more(names::GEN_AI_RESPONSE_ID, told.id.as_deref().map(|id| self.clean(id).into()));
+            let reasons = told.reasons.iter().map(|reason| StringValue::from(self.clean(reason)));
+            let reasons: Vec<_> = reasons.collect();
+            more(names::GEN_AI_REASONS, (!reasons.is_empty()).then(|| Value::Array(reasons.into())));
+        }
         if let Some(usage) = end.usage.filter(|_| is_last) {
             more(names::GEN_AI_INPUT, Some(number(usage.input).into()));
             more(names::GEN_AI_OUTPUT, Some(number(usage.output).into()));

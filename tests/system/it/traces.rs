@@ -133,6 +133,7 @@ async fn assert_told(gateway: &Gateway, sim: &Sim, collector: &Collector) {
     let mut attempts = of_kind("client");
     attempts.sort_by_key(|span| span.start);
     assert_attempts(&attempts, sim);
+    assert_answer(&attempts, &answer);
     let chosen: Vec<_> = inner[1..].iter().map(|span| span.get("keyfleet.key.id")).collect();
     let used: Vec<_> = attempts.iter().map(|span| span.get("keyfleet.key.id")).collect();
     assert_eq!(chosen, used);
@@ -209,4 +210,21 @@ fn assert_attempts(attempts: &[&Span], sim: &Sim) {
     assert!(attempts[2].get("gen_ai.response.time_to_first_chunk").as_f64() > Some(0.0));
     assert_first_chunk(attempts[2]);
     assert!(attempts[0].end <= attempts[1].start && attempts[1].end <= attempts[2].start);
+}
+
+/// The last attempt tells of its answer what the client read there, and the others nothing.
+fn assert_answer(attempts: &[&Span], answer: &Answer) {
+    let events = answer.text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events: Vec<Value> = events.filter_map(|event| serde_json::from_str(event).ok()).collect();
+    let reasons = events.iter().map(|event| &event["choices"][0]["finish_reason"]);
+    let reasons: Vec<_> = reasons.filter(|reason| reason.is_string()).cloned().collect();
+    assert!(events[0]["id"].is_string() && reasons == [json!("stop")], "{}", answer.text);
+    for (name, told) in [
+        ("gen_ai.response.model", json!(MODEL)),
+        ("gen_ai.response.id", events[0]["id"].clone()),
+        ("gen_ai.response.finish_reasons", json!(reasons)),
+    ] {
+        let said: Vec<_> = attempts.iter().map(|span| span.get(name)).collect();
+        assert_eq!(said, [Value::Null, Value::Null, told], "{name}");
+    }
 }

@@ -261,15 +261,21 @@ fn span(service: &str, span: otlp::Span) -> Span {
 }
 
 fn attributes(list: Vec<KeyValue>) -> BTreeMap<String, Value> {
-    let value = |value: any_value::Value| match value {
+    let pair = |pair: KeyValue| Some((pair.key, value(pair.value?.value?)));
+    list.into_iter().filter_map(pair).collect()
+}
+
+fn value(given: any_value::Value) -> Value {
+    match given {
         any_value::Value::StringValue(text) => Value::from(text),
         any_value::Value::BoolValue(flag) => Value::from(flag),
         any_value::Value::IntValue(number) => Value::from(number),
         any_value::Value::DoubleValue(number) => Value::from(number),
+        any_value::Value::ArrayValue(list) => {
+            list.values.into_iter().filter_map(|element| element.value).map(value).collect()
+        }
         other => Value::from(format!("{other:?}")),
-    };
-    let pair = |pair: KeyValue| Some((pair.key, value(pair.value?.value?)));
-    list.into_iter().filter_map(pair).collect()
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
