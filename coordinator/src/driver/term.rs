@@ -7,6 +7,7 @@ use keyfleet_core::message::Beat;
 use keyfleet_core::owner::Partition;
 use keyfleet_core::state::{Image, Meta};
 use keyfleet_core::trust::{Found, Mark, TermId, Trust};
+use keyfleet_fabric::bus::local::is_of_process;
 use keyfleet_fabric::bus::{Position, Unreachable};
 use keyfleet_fabric::store::{Claim, Lead, StoreError};
 use keyfleet_service::clock;
@@ -212,7 +213,8 @@ fn follow(meta: Meta, position: Position) -> Meta {
 pub(super) fn resume(meta: &Meta, position: &Position) -> u64 {
     let Position { stream, before, last } = position;
     if *stream != meta.stream {
-        if !meta.stream.is_empty() {
+        // That of a process ends with it.
+        if !meta.stream.is_empty() && !is_of_process(&meta.stream) {
             tracing::warn!(stream, "the stream of reports was made anew: it is read from its beginning");
         }
         return *before;

@@ -23,13 +23,21 @@ pub const NEWS: usize = 1_024;
 /// Asks and hints that may wait for the leader.
 const SAID: usize = 1_024;
 
+/// The names of streams that live in a process begin with it.
+const OF_PROCESS: &str = "local-";
+
+/// Whether the stream of this name lives in a process, and so no longer than that.
+pub fn is_of_process(stream: &str) -> bool {
+    stream.starts_with(OF_PROCESS)
+}
+
 /// Both sides of a new fabric. A question is answered within `ask_timeout` or not at all.
 pub fn fabric(ask_timeout: Duration) -> (LocalGateway, LocalLeader) {
     let (say, said) = mpsc::channel(SAID);
     let (news, _) = broadcast::channel(NEWS);
     let shared = Arc::new(Shared {
         // Positions start anew with every process: no two may share a name.
-        stream: format!("local-{:016x}", fastrand::u64(..)),
+        stream: format!("{OF_PROCESS}{:016x}", fastrand::u64(..)),
         log: Mutex::default(),
         reported: Notify::new(),
         led: AtomicBool::new(false),

@@ -53,6 +53,7 @@ async fn remembered(signal: &str) {
     sim.rules(vec![Rule::new(Action::StallBeforeHeaders { ms: None }).path("/models")]);
     sim.change(|world| world.keys[0].state = KeyState::Ok);
     gateway.restart().await;
+    assert!(!gateway.logs().contains("made anew"), "its reports are its own: {}", gateway.logs());
     assert_eq!(state_of(&gateway, "k1").await.as_deref(), Some("disabled"));
     for _ in 0..12 {
         let answer = gateway.client().chat(MODEL, false).await.expect("an answer");
