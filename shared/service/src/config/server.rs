@@ -125,6 +125,7 @@ fn clients(list: &Field<'_>) -> Vec<Client> {
         let Some(mut s) = entry.entry() else { continue };
         let name = s.field("name");
         let token = s.secret_text("token");
+        let unreadable = s.field("token").has_mistake();
         s.finish();
         if let Some(text) = name_of(&name, &entry) {
             name.show(quoted(&text));
@@ -146,8 +147,8 @@ fn clients(list: &Field<'_>) -> Vec<Client> {
                     }
                     clients.push(Client { name: text, token: Secret::new(token) });
                 }
-                Some(_) => {}
-                None => entry.problem("`token` is missing; add it, or `token_file`"),
+                None if !unreadable => entry.problem("`token` is missing; add it, or `token_file`"),
+                _ => {}
             }
         }
     }

@@ -181,7 +181,7 @@ env PORT: server.port: wrong value; give a number from 0 to 65535"
 #[test]
 fn files_that_are_named_must_be_there() {
     wrong(
-        "server: {admin_token_file: none}
+        "server: {admin_token_file: none, clients: [{name: a, token_file: none}]}
 redis_url: redis://a
 redis_url_file: b
 groups:
@@ -189,6 +189,7 @@ groups:
 ",
         &[
             "config.yaml:1: server.admin_token_file: cannot read `none`: No such file or directory (os error 2); correct the path or its rights",
+            "config.yaml:1: server.clients[0].token_file: cannot read `none`: No such file or directory (os error 2); correct the path or its rights",
             "config.yaml:3: redis_url_file: `redis_url` is set as well; remove one of the two",
             "config.yaml:5: groups[0].api_keys_file: cannot read `keys`: No such file or directory (os error 2); correct the path or its rights",
         ],
