@@ -13,7 +13,7 @@ use keyfleet_service::clock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::status::{Post, Pulse, Role};
+use crate::status::{self, Post, Pulse, Role};
 
 /// For how long a claim holds unless it is renewed.
 pub(crate) const TTL: Duration = Duration::from_secs(1);
@@ -161,9 +161,9 @@ impl Candidate {
         }
     }
 
-    /// Shows who leads. While the store does not answer, nobody is known to.
+    /// Shows who leads, and says so when it is another one. While the store does not answer, nobody is known to.
     fn show(&self, lead: &Result<Lead, StoreError>) {
-        self.pulse.send_if_modified(|pulse| {
+        let is_news = self.pulse.send_if_modified(|pulse| {
             let before = pulse.clone();
             pulse.store_up = lead.is_ok();
             pulse.role = match lead {
@@ -175,6 +175,10 @@ impl Candidate {
             };
             *pulse != before
         });
+        if is_news && let Ok(Lead::Theirs { holder, epoch, .. }) = lead {
+            let leader = status::address(holder).unwrap_or_else(|| holder.as_str());
+            tracing::info!(leader, epoch, "standing by: another coordinator leads");
+        }
     }
 
     fn complain(&mut self, error: &StoreError) {

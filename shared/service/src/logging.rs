@@ -64,11 +64,13 @@ fn output() -> &'static Arc<Output> {
     OUTPUT.get_or_init(|| Arc::new(Output::new(io::stdout().is_terminal())))
 }
 
-/// Sends the events of this process to standard output. `RUST_LOG` chooses which; without it, `info` and above.
+/// Sends the events of this process to standard output. `RUST_LOG` chooses which; without it, `info` and above, and less of
+/// what others wrote.
 pub fn init(format: LogFormat) -> Result<(), LogError> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text)?,
-        _ => EnvFilter::new("info"),
+        // The client of NATS says each step of each of its connections; what follows from one that is away, we say.
+        _ => EnvFilter::new("info,async_nats=warn"),
     };
     let events = tracing_subscriber::fmt::layer().with_writer(Events(output()));
     let events: Box<dyn Layer<_> + Send + Sync> = if format.is_json() {
