@@ -58,7 +58,7 @@ async fn fixture() -> (Arc<App>, Leader) {
     let (_, reach) = tokio::sync::watch::channel(keyfleet_service::reach::Reach::default());
     let fabric = Fabric { bus: Arc::new(gateway), store: store.clone(), reach };
     let (_, reloads) = tokio::sync::watch::channel(Reloads::new(clock::utc()));
-    let app = App::new(Live::new(&config, 1).unwrap(), reloads, fabric, &Shutdown::new());
+    let app = App::new(Live::new(&config, 1).unwrap(), reloads, fabric, None, &Shutdown::new());
     (app, Leader { bus, store, ledger, began: meta.rev, meta, keys })
 }
 

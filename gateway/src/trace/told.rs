@@ -78,7 +78,9 @@ mod tests {
 
     fn told(pieces: &[&str]) -> (Option<String>, Option<String>, Vec<String>) {
         let mut told = Told::default();
-        pieces.iter().for_each(|piece| told.look(piece.as_bytes()));
+        for piece in pieces {
+            told.look(piece.as_bytes());
+        }
         (told.model, told.id, told.reasons)
     }
 

@@ -10,7 +10,7 @@ use crate::{supervisor, telemetry};
 /// The release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit that it was built from, if `KEYFLEET_REVISION` said so during the build.
+/// The commit that it was built from, if `KEYFLEET_REVISION` said so during the build; by hand it says so of none.
 pub const REVISION: &str = match option_env!("KEYFLEET_REVISION") {
     Some(revision) if !revision.is_empty() => revision,
     _ => "unknown",

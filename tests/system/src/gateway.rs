@@ -204,7 +204,12 @@ fn command(arguments: &[&str], folder: &Path) -> Command {
 
 /// One of our binaries in this folder, with nothing of our own environment that it would take for configuration.
 pub fn program(name: &str, folder: &Path) -> Command {
-    let mut command = Command::new(binary(name));
+    program_at(&binary(name), folder)
+}
+
+/// The same with another build of it.
+pub(crate) fn program_at(binary: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
         let ours = ["KEYFLEET", "GEMINI", "GOOGLE", "OTEL"].iter().any(|prefix| text.starts_with(prefix));
@@ -217,7 +222,7 @@ pub fn program(name: &str, folder: &Path) -> Command {
 }
 
 /// `cargo` puts the test binary into `deps`, beside which the other binaries lie.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().expect("the path of this test");
     path.pop();
     if path.ends_with("deps") {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use keyfleet_simulator::{Action, Rule, World};
 use keyfleet_tests::{Answer, Crowd, Deployment, Front, Tally, Wish, eventually, judge, load_during};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::{FASTER, LAG, LONG, MODEL, Release};
 
@@ -112,8 +113,13 @@ async fn assert_answered_once(deployment: &Deployment, answers: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_update_loses_nothing() {
     let mut scene = Scene::start().await;
+    let before = scene.deployment.revisions().await;
+    let folder = TempDir::new().expect("a folder");
+    scene.deployment.upgrade(folder.path());
     let (answers, held) = scene.during(async |deployment| deployment.roll().await).await;
     assert!(held > 0.0, "no pod that was told to end had a stream left");
+    let after = scene.deployment.revisions().await;
+    assert!(after.len() == before.len() && !after.contains(&before[0]), "{before:?} became {after:?}");
     scene.end(answers).await;
 }
 

@@ -110,8 +110,7 @@ async fn it_tells_what_the_readme_says_and_fills_the_dashboard() {
     let panels = dashboard["panels"].as_array().expect("panels");
     let has_data =
         |target: &Value| names(target["expr"].as_str().unwrap_or_default()).is_subset(&told.names());
-    let is_empty =
-        |panel: &&Value| !panel["targets"].as_array().into_iter().flatten().any(|target| has_data(target));
+    let is_empty = |panel: &&Value| !panel["targets"].as_array().into_iter().flatten().any(&has_data);
     let empty = panels.iter().filter(|panel| panel["type"] != "row").filter(is_empty);
     let empty: Vec<_> = empty.map(|panel| &panel["title"]).collect();
     assert_eq!(empty, ["Keys that are blocked, until when"], "where an operator has blocked none");

@@ -25,6 +25,8 @@ pub(crate) struct Process {
 pub(crate) enum Program {
     /// A binary of this workspace.
     Ours(&'static str),
+    /// Another build of one.
+    Build(PathBuf),
     /// A server that comes from elsewhere.
     Server(PathBuf),
 }
@@ -45,6 +47,7 @@ impl Process {
         let log = log.expect("a log file");
         let mut command = match &self.program {
             Program::Ours(name) => crate::gateway::program(name, &self.folder),
+            Program::Build(path) => crate::gateway::program_at(path, &self.folder),
             Program::Server(path) => {
                 let mut command = Command::new(path);
                 command.current_dir(&self.folder).stdin(Stdio::null());

@@ -1,5 +1,8 @@
 //! A Deployment of gateways behind a Service.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keyfleet_simulator::World;
@@ -12,6 +15,7 @@ use crate::client::Client;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::eventually::eventually;
 use crate::figures::Figures;
+use crate::gateway::binary;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -27,6 +31,8 @@ pub struct Deployment {
     spec: PodSpec,
     complaints: Complaints,
     started: usize,
+    /// What new pods run, if it is not the gateway as it was built.
+    build: Option<PathBuf>,
     cluster: Cluster,
 }
 
@@ -42,6 +48,7 @@ impl Deployment {
             spec,
             complaints: Complaints::default(),
             started: 0,
+            build: None,
             cluster,
         };
         deployment.scale(replicas).await;
@@ -118,6 +125,42 @@ impl Deployment {
         }
     }
 
+    /// From now on, new pods run another build: the same program, which says that it was made of another commit.
+    ///
+    /// # Panics
+    /// If the gateway does not know of what commit it was made.
+    pub fn upgrade(&mut self, folder: &Path) {
+        const OURS: &str = match option_env!("KEYFLEET_REVISION") {
+            Some(revision) => revision,
+            None => "",
+        };
+        let mut program = fs::read(binary("gateway")).expect("the gateway's binary");
+        let next = next_revision(OURS);
+        let places: Vec<_> = memchr::memmem::find_iter(&program, OURS).collect();
+        assert!(
+            !OURS.is_empty() && !places.is_empty(),
+            "KEYFLEET_REVISION is not in the binary: build with cargo"
+        );
+        for at in places {
+            program[at..at + OURS.len()].copy_from_slice(next.as_bytes());
+        }
+        let path = folder.join("gateway");
+        fs::write(&path, program).expect("the next build");
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it may be run");
+        self.build = Some(path);
+    }
+
+    /// The commits that the pods say they were made of.
+    pub async fn revisions(&self) -> Vec<String> {
+        let mut revisions = Vec::new();
+        for pod in &self.pods {
+            let told = pod.ops.get("/metrics").await.expect("a pod that is ready tells its metrics").text;
+            let (_, rest) = told.split_once("revision=\"").expect("its revision");
+            revisions.push(rest.split('"').next().unwrap_or_default().to_owned());
+        }
+        revisions
+    }
+
     /// Replaces every pod: a new one first, and when that is ready an old one goes (`maxSurge: 1, maxUnavailable: 0`).
     /// Does not wait for those that go, as the real thing does not.
     pub async fn roll(&mut self) {
@@ -153,8 +196,14 @@ impl Deployment {
     }
 
     fn create(&mut self) {
-        let pod =
-            Pod::start(&self.cluster, self.started, &self.spec, &self.service.endpoints, &self.complaints);
+        let pod = Pod::start(
+            &self.cluster,
+            self.started,
+            self.build.as_deref(),
+            &self.spec,
+            &self.service.endpoints,
+            &self.complaints,
+        );
         self.pods.push(pod);
         self.started += 1;
     }
@@ -177,6 +226,11 @@ impl Deployment {
         })
         .await;
     }
+}
+
+/// As long as the one before it.
+fn next_revision(of: &str) -> String {
+    of.chars().rev().collect()
 }
 
 async fn metric(ops: &Client, name: &str) -> Option<f64> {

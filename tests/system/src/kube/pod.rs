@@ -1,5 +1,6 @@
 //! One pod: a gateway, and what a kubelet does to it.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -127,6 +128,7 @@ impl Pod {
     pub(super) fn start(
         cluster: &Cluster,
         number: usize,
+        build: Option<&Path>,
         spec: &PodSpec,
         endpoints: &Endpoints,
         complaints: &Complaints,
@@ -137,7 +139,8 @@ impl Pod {
         let folder = cluster.prepare(&format!("pod-{number}"), port, |config| {
             config["server"]["ops_port"] = json!(ops);
         });
-        let process = Process::start(Program::Ours("gateway"), arguments, folder, port);
+        let program = build.map_or(Program::Ours("gateway"), |path| Program::Build(path.to_owned()));
+        let process = Process::start(program, arguments, folder, port);
         let ops = Client::new(format!("http://127.0.0.1:{ops}"));
         let (told, ready) = watch::channel(false);
         let kubelet = Kubelet {
