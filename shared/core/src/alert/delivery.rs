@@ -165,10 +165,10 @@ impl Alerts {
             let why = queued.why.clone().unwrap_or_default();
             let (receiver, alerts) = (queued.receiver.clone(), queued.items.len());
             let given_up = GivenUp { receiver, rule: queued.rule, alerts, why, at: now };
-            // Numbers only grow, so that the list is in order.
-            self.given_up.push_back((number, given_up));
-            self.given_up.make_contiguous().sort_by_key(|(number, _)| *number);
-            self.touched.insert(Place::GivenUp(number));
+            // Not that of the message: the list is in the order in which they were given up.
+            let place = self.next_number();
+            self.given_up.push_back((place, given_up));
+            self.touched.insert(Place::GivenUp(place));
             if self.given_up.len() > MAX_GIVEN_UP {
                 let oldest = self.given_up.pop_front();
                 self.touched.extend(oldest.map(|(number, _)| Place::GivenUp(number)));

@@ -272,6 +272,32 @@ fn a_message_that_is_refused_is_given_up_alone() {
 }
 
 #[test]
+fn what_was_given_up_is_kept_in_the_order_of_that() {
+    let mut bench = Bench::new();
+    bench.policy.group_wait = Duration::ZERO;
+    bench.set(RULE, "x", true);
+    bench.pass(10);
+    bench.tick();
+    let later = Attempt::Later { after: Some(60 * SECOND), why: "503".to_owned() };
+    bench.now = bench.now.plus(SECOND);
+    bench.tick();
+    assert_eq!(bench.attempt(&later), [firing(RULE, &["x"])]);
+    bench.set(Rule::PoolLow, "y", true);
+    let refused = Attempt::Refused { why: "400".to_owned() };
+    for (seconds, rule, of) in [(11, Rule::PoolLow, "y"), (60, RULE, "x")] {
+        for _ in 0..seconds {
+            bench.now = bench.now.plus(SECOND);
+            bench.tick();
+        }
+        assert_eq!(bench.attempt(&refused), [firing(rule, &[of])]);
+        assert_eq!(bench.alerts.given_up().next_back().map(|last| last.rule), Some(rule));
+    }
+    bench.take_over();
+    let rules: Vec<_> = bench.alerts.given_up().map(|given_up| given_up.rule).collect();
+    assert_eq!(rules, [Rule::PoolLow, RULE]);
+}
+
+#[test]
 fn whoever_forgets_is_reminded_however_seldom_people_are() {
     let mut bench = Bench::new();
     bench.policy.receivers = vec![Recipient { refresh: Some(600 * SECOND), ..Recipient::named("a") }];
