@@ -179,9 +179,11 @@ impl Pool {
 
     fn gather_lane(&self, live: &Live, lane: &ModelLane) {
         (0..lane.tallies.len()).for_each(|seat| self.gather_seat(live, lane, seat));
-        for (times, model) in lane.times.iter().zip(&lane.upstream) {
-            self.reports.took(model, &times.take());
-        }
+        (0..lane.times.len()).for_each(|group| self.gather_times(lane, group));
+    }
+
+    fn gather_times(&self, lane: &ModelLane, group: usize) {
+        self.reports.took(&lane.upstream[group], &lane.times[group].take());
     }
 
     fn gather_seat(&self, live: &Live, lane: &ModelLane, seat: usize) {

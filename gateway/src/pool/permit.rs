@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyfleet_core::block;
 use keyfleet_core::error_body::StatedLimit;
 use keyfleet_core::id::{Host, Model, ProjectId};
+use keyfleet_core::latency::Latencies;
 use keyfleet_core::message::{Record, Subject};
 use keyfleet_core::outcome::{Cause, Outcome, Retry, Scope};
 use keyfleet_core::select::{Probes, Seat};
@@ -135,8 +136,10 @@ impl Permit {
                 self.pool.open(&subject, probe != Probes::BUCKET, now);
             }
         }
-        self.lane.times[self.key().group as usize].count(ttfb_ms);
         let (key, model) = (self.key().id.clone(), self.bucket_model().clone());
+        let mut time = Latencies::default();
+        time.count(1, ttfb_ms);
+        self.pool.reports.took(&model, &time);
         self.pool.reports.push(Record::Succeeded { key, model, n: 1, ttfb_ms, probe: true });
         trial.judged(probes, &self.pool.reports);
     }
@@ -325,11 +328,13 @@ impl Drop for Permit {
         if let Some(ttfb_ms) = self.begun {
             let tally = &self.lane.tallies[self.seat];
             tally.ttfb_ms.fetch_add(u64::from(ttfb_ms), Relaxed);
-            self.lane.times[self.key().group as usize].count(ttfb_ms);
+            let group = self.key().group as usize;
+            self.lane.times[group].count(ttfb_ms);
             tally.answers.fetch_add(1, SeqCst);
             // Whoever retires a lane gathers it afterwards: one of the two sees what the other did.
             if self.live.retired.load(SeqCst) || self.lane.retired.load(SeqCst) {
                 self.pool.gather_seat(&self.live, &self.lane, self.seat);
+                self.pool.gather_times(&self.lane, group);
             }
         }
         if self.probes.any() {

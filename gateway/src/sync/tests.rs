@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering::Acquire;
 
 use keyfleet_core::id::{KeyId, Model, ReplicaId};
+use keyfleet_core::latency::Latencies;
 use keyfleet_core::ledger::{Event, Ledger, Member, Roster, Saved, Term};
 use keyfleet_core::message::{Change, Operation, Subject};
 use keyfleet_core::outcome::Cause;
@@ -380,6 +381,16 @@ async fn an_answer_counts_whatever_became_of_its_lane() {
     drop(after);
     app.pool.gather(&app.pool.live());
     assert_eq!(app.pool.reports.waiting(), 2 + 2 + 300);
+    let mut times = Vec::new();
+    while let some = app.pool.reports.take(clock::mono()).times
+        && !some.is_empty()
+    {
+        times.extend(some);
+    }
+    let mut four = Latencies::default();
+    four.count(4, 5);
+    assert_eq!(times.len(), 1 + 300);
+    assert!(times.contains(&(model, four)), "and so does how long it took");
 }
 
 #[tokio::test]
