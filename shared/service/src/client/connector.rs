@@ -1,6 +1,7 @@
 //! How a connection to the upstream comes about: straight, through a tunnel, or through a SOCKS proxy.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,6 +13,7 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
@@ -21,7 +23,13 @@ use url::Url;
 
 use super::{ClientError, Trust};
 
+/// A peer that has vanished is noticed before an idle connection to it would be closed: the system's own patience is a
+/// quarter of an hour and more.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const TCP_KEEPALIVE_RETRIES: u32 = 3;
+/// How long what was sent may stay unacknowledged.
+const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 const SOCKS_PORT: u16 = 1080;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -40,10 +48,7 @@ struct Inner {
 
 impl Connector {
     pub(super) fn new(proxy: Option<&str>, within: Duration, trust: &Trust) -> Result<Self, ClientError> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_keepalive(Some(TCP_KEEPALIVE));
+        let http = tcp(GaiResolver::new(), within);
         let tls = || HttpsConnectorBuilder::new().with_tls_config((*trust.0).clone()).https_or_http();
         let way = match proxy {
             None => Way::Direct(http),
@@ -84,6 +89,19 @@ impl Service<Uri> for Connector {
         let within = self.0.within;
         Box::pin(async move { tokio::time::timeout(within, connecting).await? })
     }
+}
+
+fn tcp<R>(resolver: R, within: Duration) -> HttpConnector<R> {
+    let mut http = HttpConnector::new_with_resolver(resolver);
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_keepalive(Some(TCP_KEEPALIVE));
+    http.set_keepalive_interval(Some(TCP_KEEPALIVE_INTERVAL));
+    http.set_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES));
+    http.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED));
+    // Divided among the addresses of a name, so that one that is silent does not take all of it.
+    http.set_connect_timeout(Some(within));
+    http
 }
 
 /// A way out.
@@ -137,13 +155,18 @@ fn with_port(to: Uri) -> Uri {
     }
 }
 
-/// With the address of the host in the name's place.
+/// With the address of the host in the name's place, if it has one that can be told.
 async fn resolved(to: Uri) -> Result<Uri, BoxError> {
     let host = to.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let found = tokio::net::lookup_host((host, to.port_u16().unwrap_or(443))).await?.next();
-    let address = found.ok_or("the name of the upstream has no address")?;
-    Ok(at(to, address.to_string()))
+    let found = tokio::net::lookup_host((host, to.port_u16().unwrap_or(443))).await?;
+    Ok(by_address(&to, found).unwrap_or(to))
+}
+
+/// The library would send an IPv6 address in its brackets, as a name, which no proxy finds.
+fn by_address(to: &Uri, mut found: impl Iterator<Item = SocketAddr>) -> Option<Uri> {
+    let address = found.find(SocketAddr::is_ipv4)?;
+    Some(at(to.clone(), address.to_string()))
 }
 
 /// The same, elsewhere.
@@ -191,6 +214,12 @@ impl Proxy {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use hyper_util::client::legacy::connect::dns::Name;
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::timeout;
+
     use super::*;
 
     #[test]
@@ -218,5 +247,37 @@ mod tests {
         ] {
             assert_eq!(with_port(to.parse().unwrap()).to_string(), told);
         }
+    }
+
+    #[test]
+    fn a_socks_proxy_is_told_an_address_that_it_understands() {
+        let to: Uri = "https://host:444/x".parse().unwrap();
+        let told = |found: &[&str]| {
+            let found: Vec<SocketAddr> = found.iter().map(|address| address.parse().unwrap()).collect();
+            by_address(&to, found.into_iter()).map(|to| to.to_string())
+        };
+        assert_eq!(told(&["[::1]:444", "127.0.0.1:444"]).unwrap(), "https://127.0.0.1:444/x");
+        assert_eq!(told(&["[::1]:444"]), None, "the proxy finds the name's");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_silent_leaves_time_for_the_next() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let silent = socket.listen(1).unwrap();
+        let at = silent.local_addr().unwrap();
+        // A queue that is full answers nobody more.
+        let mut waiting = Vec::new();
+        while let Ok(one) = timeout(Duration::from_millis(200), TcpStream::connect(at)).await {
+            waiting.push(one.unwrap());
+        }
+        let well = TcpListener::bind(("127.0.0.1", at.port())).await.unwrap();
+        let found = [at, well.local_addr().unwrap()];
+        let resolver =
+            tower::service_fn(move |_: Name| async move { Ok::<_, Infallible>(found.into_iter()) });
+        let within = Duration::from_secs(2);
+        let to = format!("http://host:{}/", at.port()).parse().unwrap();
+        let connected = timeout(within, tcp(resolver, within).call(to)).await.expect("in time").unwrap();
+        assert_eq!(connected.inner().peer_addr().unwrap(), found[1]);
     }
 }
