@@ -231,16 +231,10 @@ async fn an_upload_that_meets_a_dead_key_is_to_be_sent_again() {
         [(Family::ApiKeyInvalid, 400), (Family::CredentialsMissing, 401), (Family::Leaked, 403)]
     {
         let sim = Sim::start(World::pool(2, 1)).await;
-        sim.rules(vec![Rule::family(family).path("/upload/").times(1)]);
+        // The prober learns nothing of any key: a verdict that comes late would bring the dead one back.
+        let no_looks = Rule::family(Family::Overloaded).path("/v1beta/models");
+        sim.rules(vec![Rule::family(family).path("/upload/").times(1), no_looks]);
         let gateway = Gateway::start(sim.config()).await;
-        // The prober finds both keys well, and would bring back the dead one if it came to it later.
-        eventually("both keys are looked at", SOON, || async {
-            let looks: Vec<_> = sim.log().into_iter().filter(|look| look.done).collect();
-            let health = gateway.client().get("/health/detailed").await.ok()?.json();
-            let last = looks.last().and_then(|look| look.key_id.clone()).filter(|_| looks.len() == 2)?;
-            (health["last_validated"]["key"] == last.as_str()).then_some(())
-        })
-        .await;
         let upload = async || {
             let request = gateway.client().request(Method::POST, "/upload/v1beta/files?uploadType=multipart");
             let request = request
