@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, Collected, Empty, Limited};
 use keyfleet_core::error_body::{ErrorBody, MAX_ERROR_BODY};
 use keyfleet_core::id::{KeyId, ProjectId};
 use keyfleet_core::outcome::{Cause, Outcome, classify};
-use keyfleet_service::client::{Client, Trust, client};
+use keyfleet_service::client::{Client, ClientError, Trust, client};
 use keyfleet_service::config::{AuthMode, Config, Group, Key, Secret};
 use keyfleet_service::target::native_base;
 use parking_lot::Mutex;
@@ -139,7 +139,7 @@ async fn work(config: watch::Receiver<Arc<Config>>, queue: Prober, tell: mpsc::S
                 let config = config.borrow().clone();
                 let found = config.groups.iter().find_map(|g| Some((g, g.keys.iter().find(|k| k.id == id)?)));
                 let Some((group, key)) = found else { continue };
-                let client = clients.get(&config, key.proxy_url.as_ref());
+                let client = clients.get(&config, key.proxy_url.as_ref(), Trust::load);
                 let question = question(group, key);
                 let project = key.project.clone();
                 looks.push(async move {
@@ -165,12 +165,19 @@ fn say(told: &mut HashSet<(KeyId, Cause)>, project: &ProjectId, verdict: &Verdic
 }
 
 impl Clients {
-    /// The client for a way out; `None` if none can be made.
-    fn get(&mut self, config: &Arc<Config>, proxy: Option<&Secret>) -> Option<Client<Empty<Bytes>>> {
+    /// The client for a way out; `None` if none can be made. Certificates that cannot be read may be the next time.
+    fn get(
+        &mut self,
+        config: &Arc<Config>,
+        proxy: Option<&Secret>,
+        load: impl FnOnce() -> Result<Trust, ClientError>,
+    ) -> Option<Client<Empty<Bytes>>> {
         if !self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, config)) {
-            let trust =
-                Trust::load().inspect_err(|error| tracing::error!(%error, "keys cannot be looked at"));
-            *self = Self { of: Some(config.clone()), trust: trust.ok(), by_proxy: HashMap::new() };
+            *self = Self { of: Some(config.clone()), ..Self::default() };
+        }
+        if self.trust.is_none() {
+            let trust = load().inspect_err(|error| tracing::error!(%error, "keys cannot be looked at"));
+            self.trust = trust.ok();
         }
         let proxy = proxy.cloned();
         if let Some(known) = self.by_proxy.get(&proxy) {
@@ -236,6 +243,14 @@ mod tests {
     }
 
     #[test]
+    fn certificates_that_cannot_be_read_are_read_again() {
+        let config = config("http://host/v1beta/openai/");
+        let mut clients = Clients::default();
+        assert!(clients.get(&config, None, || Err(ClientError::Proxy)).is_none());
+        assert!(clients.get(&config, None, Trust::load).is_some());
+    }
+
+    #[test]
     fn a_key_is_asked_on_the_surface_that_its_credential_is_for() {
         let asked = |target: &str, auth_mode| {
             let config = config(target);
@@ -259,13 +274,13 @@ mod tests {
         let (first, second) = (config("http://host/"), config("http://host/"));
         let proxy = |n: usize| Secret::new(format!("http://10.0.0.1:{}", 1_000 + n));
         for n in 0..MAX_CLIENTS {
-            assert!(clients.get(&first, Some(&proxy(n))).is_some());
+            assert!(clients.get(&first, Some(&proxy(n)), Trust::load).is_some());
         }
-        clients.get(&first, Some(&proxy(0)));
+        clients.get(&first, Some(&proxy(0)), Trust::load);
         assert_eq!(clients.by_proxy.len(), MAX_CLIENTS, "one that is there needs no room");
-        clients.get(&first, None);
+        clients.get(&first, None, Trust::load);
         assert_eq!(clients.by_proxy.len(), 1);
-        clients.get(&second, Some(&proxy(1)));
+        clients.get(&second, Some(&proxy(1)), Trust::load);
         assert_eq!(clients.by_proxy.keys().collect::<Vec<_>>(), [&Some(proxy(1))]);
     }
 }
