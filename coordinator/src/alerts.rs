@@ -52,13 +52,13 @@ pub(crate) struct Watch {
     sender: Sender,
     look_at: Mono,
     began: Mono,
-    /// Another one led before.
+    /// Another one led before, and did not hand over.
     changed: bool,
 }
 
 impl Watch {
-    /// Goes on where the last leader stopped.
-    pub(crate) fn resume(image: &Image, changed: bool, now: Mono) -> Self {
+    /// Goes on where the last leader stopped; `another` names its epoch if that was another process.
+    pub(crate) fn resume(image: &Image, another: Option<u64>, now: Mono) -> Self {
         let (machine, unread) = Alerts::restore(image);
         if unread > 0 {
             tracing::warn!(
@@ -66,6 +66,7 @@ impl Watch {
                 "some of what is stored of alerts cannot be read and is left out"
             );
         }
+        let changed = another.is_some_and(|epoch| !machine.was_handed_over(epoch));
         Self { machine, sender: Sender::default(), look_at: now, began: now, changed }
     }
 

@@ -97,6 +97,9 @@ impl Driver {
         match begun {
             Ok(mut reign) => {
                 let end = reign.run(stop).await;
+                if end == End::Stopped {
+                    reign.alerts.machine.hand_over(epoch);
+                }
                 if end != End::Lost {
                     let (store, claim) =
                         (reign.driver.candidate.store.clone(), reign.driver.candidate.claim(epoch));
@@ -327,6 +330,7 @@ impl Reign<'_> {
         };
         let _the_next_leader_tells_again = tokio::time::timeout(LAST_WORDS, told).await;
         self.gather(&mut batch);
+        batch.steps.extend(self.alerts.stored());
         if self.carry_out(batch).await.is_err() {
             tracing::warn!("the last reports are not stored; the next leader reads them again");
         }

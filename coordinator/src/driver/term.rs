@@ -48,10 +48,10 @@ impl<'d> Reign<'d> {
             );
         }
         let me = &driver.candidate.holder;
-        let others = TermId::parse(&image.meta.author).is_some_and(|author| author.holder != *me);
+        let another = TermId::parse(&image.meta.author).filter(|author| author.holder != *me);
         // A process that is its own coordinator has nobody who could have led instead.
-        let changed = others && driver.post.address.is_some();
-        let alerts = Watch::resume(&image, changed, clock::mono());
+        let another = another.filter(|_| driver.post.address.is_some());
+        let alerts = Watch::resume(&image, another.map(|author| author.epoch), clock::mono());
         let (mut saved, unread) = Saved::read(&image);
         if unread > 0 {
             tracing::warn!(entries = unread, "some of the stored state cannot be read and is left out");

@@ -25,6 +25,7 @@ use super::term::resume;
 use super::*;
 
 mod delivering;
+mod handing_over;
 mod moved;
 
 const ASK_TIMEOUT: Duration = Duration::from_millis(250);

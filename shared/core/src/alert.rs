@@ -147,6 +147,8 @@ pub struct Alerts {
     history: VecDeque<(u64, Past)>,
     given_up: VecDeque<(u64, GivenUp)>,
     receivers: BTreeMap<String, Receiver>,
+    /// The epoch of the last leader that gave up the lead because its process was to end.
+    handed_over: Option<u64>,
     /// The last number that was given to a message, a silence or an entry of the history.
     number: u64,
     /// What went wrong when there was no room for it.
@@ -172,6 +174,17 @@ impl Alerts {
     /// What was wrong and is over, the latest last.
     pub fn history(&self) -> impl Iterator<Item = &Past> {
         self.history.iter().map(|(_, past)| past)
+    }
+
+    /// The leader of this epoch gives up the lead because its process is to end.
+    pub fn hand_over(&mut self, epoch: u64) {
+        self.handed_over = Some(epoch);
+        self.touched.insert(Place::HandedOver);
+    }
+
+    /// Whether the leader of this epoch did: it is no news that another one leads.
+    pub fn was_handed_over(&self, epoch: u64) -> bool {
+        self.handed_over == Some(epoch)
     }
 
     /// How often something went wrong that there was no room for.

@@ -196,7 +196,7 @@ impl Rule {
                  again after 70 seconds."
             }
             Self::LeaderChanged => {
-                "Nothing, if a coordinator was restarted; else look at the log of the one that led before."
+                "The one that led before did not hand over: look at its log and its machine."
             }
             Self::StoreUnreachable => {
                 "Bring Redis back: until then nobody can lead, and gateways go on with the quota that they have."

@@ -18,6 +18,7 @@ pub(super) enum Place {
     Silence(u64),
     Past(u64),
     GivenUp(u64),
+    HandedOver,
     Number,
 }
 
@@ -30,6 +31,7 @@ impl Place {
             Self::Silence(number) => format!("silence/{number}"),
             Self::Past(number) => format!("past/{number}"),
             Self::GivenUp(number) => format!("given_up/{number}"),
+            Self::HandedOver => "handed_over".to_owned(),
             Self::Number => "number".to_owned(),
         }
     }
@@ -52,6 +54,7 @@ impl Alerts {
             Place::Silence(number) => self.silences.get(number).map(text),
             Place::Past(number) => listed(&self.history, *number),
             Place::GivenUp(number) => listed(&self.given_up, *number),
+            Place::HandedOver => self.handed_over.map(|epoch| epoch.to_string()),
             Place::Number => Some(self.number.to_string()),
         }
     }
@@ -86,6 +89,7 @@ impl Alerts {
             }
             "past" => self.history.push_back((name.parse().ok()?, parsed(value)?)),
             "given_up" => self.given_up.push_back((name.parse().ok()?, parsed(value)?)),
+            "handed_over" => self.handed_over = Some(value.parse().ok()?),
             "number" => self.number = value.parse().ok()?,
             _ => return None,
         }

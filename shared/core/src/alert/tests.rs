@@ -272,6 +272,16 @@ fn a_message_that_is_refused_is_given_up_alone() {
 }
 
 #[test]
+fn the_next_leader_knows_whether_the_lead_was_handed_over() {
+    let mut bench = Bench::new();
+    bench.alerts.hand_over(7);
+    bench.store();
+    bench.take_over();
+    assert!(bench.alerts.was_handed_over(7));
+    assert!(!bench.alerts.was_handed_over(8), "another one led since");
+}
+
+#[test]
 fn what_was_given_up_is_kept_in_the_order_of_that() {
     let mut bench = Bench::new();
     bench.policy.group_wait = Duration::ZERO;

@@ -27,7 +27,7 @@ const ADVICE: [(&str, &str); 13] = [
     ("delivery_failing", "`coordinator alerts test`"),
     ("bus_unreachable", "Bring NATS back"),
     ("replica_lost", "look at its log"),
-    ("leader_changed", "look at the log"),
+    ("leader_changed", "did not hand over"),
 ];
 
 /// No rule waits longer than it has to.
