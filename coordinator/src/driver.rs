@@ -203,9 +203,13 @@ impl Reign<'_> {
             batch.end = Some(End::Lost);
             return;
         }
+        let boots: Vec<_> = requests.iter().map(|request| request.boot.clone()).collect();
         let mut step = self.ledger.apply(Event::Lease(requests), clock::now());
         let replies = std::mem::take(&mut step.leases);
         self.driver.post.leased(&replies);
+        for (boot, _) in boots.iter().zip(&replies).filter(|(_, reply)| !reply.grants.is_empty()) {
+            self.driver.post.has_quota(boot);
+        }
         batch.askers.extend(askers.into_iter().zip(replies.into_iter().map(Answer::Lease)));
         batch.steps.push(step);
     }

@@ -300,11 +300,16 @@ impl Post {
         self.heard(&holders::replica(&request.boot));
         // Whoever was only refused may have nothing to say for long.
         if request.reports.iter().any(|report| !report.closed) {
-            if self.at_work.len() < MAX_REPLICAS || self.at_work.contains_key(&request.boot) {
-                self.at_work.insert(request.boot.clone(), clock::mono());
-            }
+            self.has_quota(&request.boot);
         } else {
             self.at_work.remove(&request.boot);
+        }
+    }
+
+    /// A holder has quota in hand, or gets some, and will be heard of again.
+    pub(crate) fn has_quota(&mut self, boot: &ReplicaId) {
+        if self.at_work.len() < MAX_REPLICAS || self.at_work.contains_key(boot) {
+            self.at_work.insert(boot.clone(), clock::mono());
         }
     }
 
@@ -478,9 +483,11 @@ mod tests {
         post.asks(&holder("only asks", Vec::new()));
         post.asks(&holder("gave back", vec![report(false)]));
         post.asks(&holder("gave back", vec![report(true)]));
+        post.asks(&holder("gets more", vec![report(true)]));
+        post.has_quota(&ReplicaId::new("gets more"));
         let now = clock::mono();
         assert_eq!(post.lost(now), []);
-        assert_eq!(post.lost(now.plus(SILENT)), [ReplicaId::new("holds")]);
+        assert_eq!(post.lost(now.plus(SILENT)), ["gets more", "holds"].map(ReplicaId::new));
         assert_eq!(post.lost(now.plus(2 * LATELY)), [], "nobody waits for it any more");
     }
 
