@@ -170,12 +170,7 @@ impl Watch {
             pulse.alerts_firing = firing as u64;
             pulse.alerts_pending = pending as u64;
             pulse.alerts_waiting = self.machine.outbox().count() as u64;
-            // A series that begins with its first failure has no rate.
-            for receiver in &config.alerts.receivers {
-                for became in [Became::Delivered, Became::Waits, Became::GivenUp] {
-                    pulse.alert_deliveries.entry((receiver.name.clone(), result(became))).or_default();
-                }
-            }
+            begin_counting(pulse, config);
         });
     }
 
@@ -226,6 +221,15 @@ impl Watch {
         }
         post.note(|pulse| counted(pulse, receiver, became));
         self.stored()
+    }
+}
+
+/// A series that begins with its first failure has no rate: there is one of every receiver, whoever leads.
+pub(crate) fn begin_counting(pulse: &mut Pulse, config: &Config) {
+    for receiver in &config.alerts.receivers {
+        for became in [Became::Delivered, Became::Waits, Became::GivenUp] {
+            pulse.alert_deliveries.entry((receiver.name.clone(), result(became))).or_default();
+        }
     }
 }
 

@@ -61,6 +61,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let (prober, verdicts) = probe::start(config.clone(), shutdown.clone());
+    post.note(|pulse| alerts::begin_counting(pulse, &config.borrow()));
     let Fabric { bus, witness, store, old, suspect } = fabric;
     let candidate = Candidate::new(store, &post);
     let mut driver = Driver { config, bus, witness, candidate, prober, verdicts, post, old, suspect };

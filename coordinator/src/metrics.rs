@@ -94,9 +94,13 @@ impl Figures {
             ("leases_granted", "Leases granted", pulse.granted),
             ("leases_refused", "Wishes for leases not granted in full", pulse.refused),
         ];
-        let external = standing.as_ref().map(|standing| {
+        // A series that begins with the first refusal after a change of the lead has no increase. Of a leader that did not
+        // answer nothing is known: 0 would be a fall, and the next figure a rise.
+        let idle = (pulse.role != Role::Leading).then_some(0);
+        let external = standing.as_ref().map(|standing| standing.external_refusals).or(idle);
+        let external = external.map(|refusals| {
             let help = "Refusals of a quota of which something was left: somebody else uses the project";
-            ("external_refusals", help, standing.external_refusals)
+            ("external_refusals", help, refusals)
         });
         counters.into_iter().chain(external).try_for_each(|(name, help, n)| sheet.counter(name, help, n))
     }
@@ -232,5 +236,9 @@ mod tests {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }
         assert!(!text.contains("replicas") && !text.contains("open_lots"), "{text}");
+        assert!(
+            !text.contains("external_refusals"),
+            "a leader that does not answer may have counted some: {text}"
+        );
     }
 }

@@ -92,6 +92,17 @@ async fn every_metric_is_documented_and_every_documented_one_exists() {
     assert!(gone.is_empty(), "nobody tells {gone:?}");
     let alone: BTreeSet<_> = standby.described().keys().collect();
     assert!(alone.iter().all(|name| leader.described().contains_key(*name)), "{alone:?}");
+    // What rules look at the increase of is there before it is counted, and before a standby leads.
+    for name in [
+        "keyfleet_coordinator_alert_deliveries_total{receiver=\"nobody\",result=\"given_up\"}",
+        "keyfleet_coordinator_external_refusals_total",
+        "keyfleet_coordinator_reports_lost_total",
+    ] {
+        assert_eq!([&leader, &standby].map(|of| of.sum(name)), [Some(0.0); 2], "{name}");
+    }
+    for name in ["keyfleet_dropped_reports_total", "keyfleet_dropped_spans_total"] {
+        assert_eq!(gateway.sum(name), Some(0.0), "{name}");
+    }
 
     // And the labels of those that have any.
     for line in section.lines().filter(|line| line.starts_with("| `")) {

@@ -24,8 +24,15 @@ impl Cluster {
 
     /// Says something on a subject, and returns when the server has it.
     pub async fn say(&self, subject: &str, payload: &str) -> io::Result<()> {
+        self.say_all(subject, [payload.to_owned()]).await
+    }
+
+    /// The same, with one thing after the other.
+    pub async fn say_all(&self, subject: &str, payloads: impl IntoIterator<Item = String>) -> io::Result<()> {
         let client = self.nats().await?;
-        client.publish(subject.to_owned(), payload.to_owned().into()).await.map_err(io::Error::other)?;
+        for payload in payloads {
+            client.publish(subject.to_owned(), payload.into()).await.map_err(io::Error::other)?;
+        }
         client.flush().await.map_err(io::Error::other)
     }
 
