@@ -78,6 +78,8 @@ async fn reports_wait(cluster: &mut Cluster, prometheus: &Prometheus) {
     cluster.say_all("rl.v1.ev.0", (1..=BACKLOG).map(report)).await.expect("they are taken");
     let stale = "max(keyfleet_state_age_seconds) > 12";
     eventually(stale, SEEN_WITHIN, || async { prometheus.knows(stale).await.then_some(()) }).await;
+    // Nobody is there to say that he does not lead.
+    prometheus.raises(&["KeyfleetNoLeader"]).await;
     prometheus.assert_calm(&RULES[3..]).await;
     for part in coordinators {
         cluster.restart(part).await;
