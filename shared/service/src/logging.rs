@@ -3,6 +3,7 @@
 //!
 //! Nothing in here looks into what it writes: prompts and keys must never be passed in.
 
+pub(crate) mod fresh;
 mod output;
 
 use std::io::{self, IsTerminal, Write};
@@ -14,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use self::fresh::Fresh;
 use self::output::Output;
 use crate::telemetry;
 
@@ -79,7 +81,7 @@ pub fn init(format: LogFormat) -> Result<(), LogError> {
         events.with_ansi(io::stdout().is_terminal()).boxed()
     };
     // What the logs leave out may still be traced: the filter is theirs alone.
-    let events = events.with_filter(filter);
+    let events = events.with_filter(Fresh(filter));
     let spans = telemetry::layer();
     let done = tracing_subscriber::registry().with(spans).with(events).try_init();
     done.map_err(|_| LogError::Twice)?;

@@ -26,6 +26,7 @@ use opentelemetry_sdk::trace::{
     Sampler as SdkSampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor,
 };
 use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
@@ -36,6 +37,7 @@ use self::sampler::Sampler;
 use self::settings::Settings;
 use crate::config;
 use crate::exposition::{Sheet, Written};
+use crate::logging::fresh::Fresh;
 
 /// The target of `tracing` spans that are exported; no others are.
 pub const TARGET: &str = "keyfleet::traced";
@@ -163,7 +165,9 @@ where
         .with_threads(false)
         .with_target(false)
         .with_tracked_inactivity(false);
-    Some(layer.with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == TARGET)))
+    let ours = filter_fn(|metadata| metadata.is_span() && metadata.target() == TARGET);
+    // Without a level, whatever others have to say below it would be asked for.
+    Some(layer.with_filter(Fresh(ours.with_max_level_hint(LevelFilter::INFO))))
 }
 
 /// A step of a trace, as OpenTelemetry has it.
