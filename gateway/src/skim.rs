@@ -1,6 +1,6 @@
-//! One pass over a JSON body for the three things that routing needs: the top-level `model` and `stream`, and
-//! references to stored resources. It builds no tree and checks no syntax (the upstream does); bodies of hundreds
-//! of kilobytes are mostly long strings, which are crossed at the speed of `memchr`.
+//! One pass over a JSON body for what routing needs: the top-level `model` and `stream`, and references to stored
+//! resources; and over an answer for what it says of itself. It builds no tree and checks no syntax (the upstream does);
+//! bodies of hundreds of kilobytes are mostly long strings, which are crossed at the speed of `memchr`.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -52,6 +52,9 @@ pub(crate) struct Skim {
     pub(crate) previous_interaction: Option<Range<usize>>,
     /// The value of the top-level `id`.
     pub(crate) id: Option<Range<usize>>,
+    /// The values of the top-level `modelVersion` and `responseId`, which native answers have.
+    pub(crate) model_version: Option<Range<usize>>,
+    pub(crate) response_id: Option<Range<usize>>,
 }
 
 /// Reads a body. What is no JSON object yields what was found until it stopped making sense. An event is crossed like
@@ -77,12 +80,7 @@ pub(crate) fn skim(body: &[u8]) -> Skim {
                     expect_key = false;
                 } else {
                     if depth == 1 && text.len() <= MAX_NAME {
-                        match &*key {
-                            b"model" => found.model = Some(text.clone()),
-                            b"previous_interaction_id" => found.previous_interaction = Some(text.clone()),
-                            b"id" => found.id = Some(text.clone()),
-                            _ => {}
-                        }
+                        found.text(&key, text.clone());
                     }
                     found.reference(&body[text]);
                 }
@@ -132,6 +130,18 @@ pub(crate) fn skim(body: &[u8]) -> Skim {
 }
 
 impl Skim {
+    fn text(&mut self, key: &[u8], text: Range<usize>) {
+        let place = match key {
+            b"model" => &mut self.model,
+            b"previous_interaction_id" => &mut self.previous_interaction,
+            b"id" => &mut self.id,
+            b"modelVersion" => &mut self.model_version,
+            b"responseId" => &mut self.response_id,
+            _ => return,
+        };
+        *place = Some(text);
+    }
+
     fn literal(&mut self, key: &[u8], literal: &[u8]) {
         self.stream |= key == b"stream" && literal.starts_with(b"true");
         self.not_stored |= key == b"store" && literal.starts_with(b"false");

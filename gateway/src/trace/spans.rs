@@ -14,7 +14,7 @@ use super::{Attempt, Choice, Finished, Steps, names};
 use crate::api::route;
 use crate::redact::redact;
 
-/// Names that come from clients are cut here.
+/// Names that come from clients are cut here, in bytes.
 const NAME: usize = 256;
 
 /// A request that is over and whose trace is kept.
@@ -230,7 +230,9 @@ impl Maker<'_> {
 
     /// What a client has sent as a name, without secrets.
     fn clean(&self, name: &str) -> String {
-        redact(name, &self.whole.end.app.pool.live()).chars().take(NAME).collect()
+        let mut clean = redact(name, &self.whole.end.app.pool.live());
+        clean.truncate(clean.floor_char_boundary(NAME));
+        clean
     }
 }
 

@@ -1,12 +1,14 @@
 //! What an answer tells of itself: which model made it, its id, and why it ended. Read on its way out, and only where the
 //! trace is kept.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use serde::Deserialize;
 
-/// What is longer is cut.
+use crate::skim::{skim, unescaped};
+
+/// What is longer is cut, in bytes.
 const LONGEST: usize = 128;
 /// The most reasons of one answer.
 const REASONS: usize = 8;
@@ -22,15 +24,6 @@ pub(super) struct Told {
     pub(super) id: Option<String>,
     /// Each once, in the upstream's words.
     pub(super) reasons: Vec<String>,
-}
-
-/// The first of its objects, as the surfaces have it.
-#[derive(Deserialize)]
-struct Head {
-    #[serde(alias = "modelVersion")]
-    model: Option<String>,
-    #[serde(alias = "responseId")]
-    id: Option<String>,
 }
 
 impl Told {
@@ -49,12 +42,15 @@ impl Told {
 
     fn begin(&mut self, piece: &[u8]) {
         let Some(at) = memchr::memchr(b'{', piece) else { return };
-        // What stands behind the first object does not matter.
-        let mut objects = serde_json::Deserializer::from_slice(&piece[at..]).into_iter::<Head>();
-        let Some(Ok(Head { model, id })) = objects.next() else { return };
-        let cut = |text: String| text.chars().take(LONGEST).collect();
-        self.model = model.map(cut);
-        self.id = id.map(cut);
+        let object = &piece[at..];
+        let head = skim(object);
+        let text = |range: Option<Range<usize>>| {
+            let mut text = String::from_utf8(unescaped(&object[range?]).into_owned()).ok()?;
+            text.truncate(text.floor_char_boundary(LONGEST));
+            Some(text)
+        };
+        self.model = text(head.model.or(head.model_version));
+        self.id = text(head.id.or(head.response_id));
     }
 
     fn ended(&mut self, behind: &[u8]) {
