@@ -23,17 +23,13 @@ use keyfleet_fabric::store::StateStore;
 use keyfleet_service::clock;
 use keyfleet_service::config::Config;
 use keyfleet_service::follow::Reloads;
-use keyfleet_service::supervisor;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
-use tokio_util::sync::CancellationToken;
 
 use crate::shown::{Listing, Replica, Said, Status, seconds_up};
 
 /// How long the leader of this process may take to answer. A commit that the store answers late is within it.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often readiness is looked at before it is told.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// What the routes work with.
 pub(crate) struct Api {
@@ -82,7 +78,7 @@ impl Api {
     }
 
     /// What it does for the deployment, or why nothing yet.
-    fn role(&self) -> Result<String, &'static str> {
+    pub(crate) fn role(&self) -> Result<String, &'static str> {
         let pulse = self.desk.pulse();
         let epoch = pulse.epoch;
         match &pulse.role {
@@ -130,21 +126,6 @@ async fn ready(State(api): State<Arc<Api>>) -> Response {
     match api.role() {
         Ok(role) => format!("ready: {role}\n").into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
-    }
-}
-
-/// Tells the service manager as soon as this coordinator is ready, and what it waits for until then.
-pub(crate) async fn tell_ready(api: Arc<Api>, stop: CancellationToken) {
-    let mut told = None;
-    while !stop.is_cancelled() {
-        let why = api.role().err();
-        match why {
-            None if supervisor::ready() => return,
-            Some(why) if told != Some(why) => supervisor::waiting(why),
-            _ => {}
-        }
-        told = why;
-        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -25,6 +25,7 @@ use keyfleet_service::healthcheck::healthcheck;
 use keyfleet_service::program;
 use keyfleet_service::reach;
 use keyfleet_service::shutdown::Shutdown;
+use keyfleet_service::supervisor;
 use keyfleet_service::telemetry;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
@@ -132,7 +133,8 @@ async fn run(sources: Sources, loaded: Loaded) -> io::Result<()> {
         reading: Mutex::new(()),
     };
     let api = Arc::new(api);
-    shutdown.tasks().spawn(api::tell_ready(api.clone(), shutdown.soft().clone()));
+    let told = api.clone();
+    shutdown.tasks().spawn(supervisor::tell_ready(move || told.role().err(), shutdown.soft().clone()));
     let stop_metrics = CancellationToken::new();
     let metrics = telemetry::metrics().map(|push| {
         let api = api.clone();

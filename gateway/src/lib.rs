@@ -75,9 +75,6 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Then state is written and spans are sent: far more than that takes.
 const EPILOGUE: Duration = Duration::from_secs(25);
 
-/// How often readiness is looked at before it is told.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// A leader that is silent for so long may be gone.
 const LED: Duration = Duration::from_secs(1);
 
@@ -276,7 +273,8 @@ pub async fn run(
         }
         None => None,
     };
-    shutdown.tasks().spawn(tell_ready(app.clone()));
+    let told = app.clone();
+    shutdown.tasks().spawn(supervisor::tell_ready(move || told.why_not_ready(), app.soft.clone()));
     serve::accept(clients, &workers, &soft).await;
 
     let patience = config.borrow().server.drain_timeout;
@@ -294,21 +292,6 @@ pub async fn run(
         let _ = metrics.await;
     }
     Ok(())
-}
-
-/// Tells the service manager as soon as requests are answered, and what they wait for until then.
-async fn tell_ready(app: Arc<App>) {
-    let mut told = None;
-    while !app.soft.is_cancelled() {
-        let why = app.why_not_ready();
-        match why {
-            None if supervisor::ready() => return,
-            Some(why) if told != Some(why) => supervisor::waiting(why),
-            _ => {}
-        }
-        told = why;
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 /// Waits for the workers, at first patiently. Those that do not end are left behind, for the process to end with.

@@ -9,20 +9,30 @@ mod link;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use self::link::Link;
 
 static LINK: LazyLock<Option<Link>> = LazyLock::new(Link::of_environment);
 
-/// Requests are not answered yet, and why.
-pub fn waiting(why: &str) {
-    if let Some(link) = &*LINK {
-        link.waiting(why);
-    }
-}
+/// How often readiness is looked at before it is told.
+const LOOK: Duration = Duration::from_millis(50);
 
-/// Requests are answered from now on. False: the manager could not be told, so ask again.
-pub fn ready() -> bool {
-    LINK.as_ref().is_none_or(Link::ready)
+/// Tells the manager as soon as requests are answered, and until then why they are not: `why` says that, or nothing when
+/// they are. Returns when it is told, or at `stop`.
+pub async fn tell_ready(why: impl Fn() -> Option<&'static str>, stop: CancellationToken) {
+    let Some(link) = &*LINK else { return };
+    let mut told = None;
+    while !stop.is_cancelled() {
+        let why = why();
+        match why {
+            None if link.ready() => return,
+            Some(why) if told != Some(why) => link.waiting(why),
+            _ => {}
+        }
+        told = why;
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// The configuration is being read again.
