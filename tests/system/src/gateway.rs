@@ -221,8 +221,8 @@ pub(crate) fn program_at(binary: &Path, folder: &Path) -> Command {
     command
 }
 
-/// `cargo` puts the test binary into `deps`, beside which the other binaries lie.
-pub(crate) fn binary(name: &str) -> PathBuf {
+/// A program of this workspace: `cargo` puts the test binary into `deps`, beside which the other binaries lie.
+pub fn binary(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().expect("the path of this test");
     path.pop();
     if path.ends_with("deps") {

@@ -41,7 +41,7 @@ pub use collector::{Collector, Door, Rotel, Span};
 pub use eventually::eventually;
 pub use figures::Figures;
 pub use fullest::{Use, uses};
-pub use gateway::{Ended, Gateway, GatewayOptions, Program, free_port, program};
+pub use gateway::{Ended, Gateway, GatewayOptions, Program, binary, free_port, program};
 pub use kube::api::ApiServer;
 pub use kube::autoscaler::Autoscaler;
 pub use kube::deployment::Deployment;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use keyfleet_tests::eventually;
+use keyfleet_tests::{binary, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -224,16 +224,4 @@ impl Drop for Container {
             eprintln!("--- the end of what {} said\n{}", self.name, log.get(start..).unwrap_or_default());
         }
     }
-}
-
-/// A program of this workspace, which lies beside the tests.
-fn binary(name: &str) -> PathBuf {
-    let mut path = std::env::current_exe().expect("the path of this test");
-    path.pop();
-    if path.ends_with("deps") {
-        path.pop();
-    }
-    path.push(name);
-    assert!(path.exists(), "{} is missing: run scripts/test, which builds it", path.display());
-    path
 }
