@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use keyfleet_simulator::{Action, Rule, World};
-use keyfleet_tests::{Answer, Crowd, Deployment, Front, Tally, Wish, eventually, judge, load_during};
+use keyfleet_tests::{Answer, Crowd, Deployment, Front, Sink, Tally, Wish, eventually, judge, load_during};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,13 +22,23 @@ const FORGETFUL: u64 = 4;
 struct Scene {
     deployment: Deployment,
     streams: Crowd,
+    /// Where alerts go.
+    sink: Sink,
 }
 
 impl Scene {
     async fn start() -> Self {
         let release = Release::install(&[]).await;
         let drain = (release.drain() / FASTER).as_secs();
-        let config = json!({"server": {"state_file": "", "drain_timeout_secs": drain}});
+        let sink = Sink::start().await;
+        let config = json!({
+            "server": {"state_file": "", "drain_timeout_secs": drain},
+            "limits": [{"models": "*", "rpm": 1_000_000}],
+            "alerts": {
+                "group_wait_secs": 0,
+                "receivers": [{"name": "sink", "type": "webhook", "url": sink.url()}],
+            },
+        });
         let pod = release.pod().faster(FASTER);
         let deployment = Deployment::start(World::pool(4, 1), config, 3, pod, LAG).await;
         let ms = u64::try_from(STREAM.as_millis()).expect("a short time");
@@ -37,7 +47,7 @@ impl Scene {
         let wish = Wish { model: LONG, stream: true };
         let front = Front::to(deployment.client());
         let streams = Crowd::wishing(&front, STREAMS, Duration::from_millis(20), &[wish], 1);
-        Self { deployment, streams }
+        Self { deployment, streams, sink }
     }
 
     /// Requests all the while; what became of them, and what pods that end still had to do when all were told.
@@ -70,7 +80,7 @@ impl Scene {
         (answers, held)
     }
 
-    /// Every client has what it asked for, and the upstream saw exactly that.
+    /// Every client has what it asked for, and the upstream saw exactly that; nobody was told of anything.
     async fn end(self, answers: Vec<reqwest::Result<Answer>>) {
         let tally = self.streams.stop().await;
         let mut ends = Tally::default().ends;
@@ -87,6 +97,7 @@ impl Scene {
         assert!(ends.len() == 1 && ends.contains_key("200"), "every request is answered: {ends:?}");
         assert!(tally.ends.len() == 1 && tally.of("200") >= STREAMS, "every stream is whole: {tally:?}");
         assert_answered_once(&self.deployment, answers.len() as u64 + tally.of("200")).await;
+        assert_only_a_crash_is_told(self.deployment, &self.sink).await;
     }
 }
 
@@ -108,6 +119,22 @@ async fn assert_answered_once(deployment: &Deployment, answers: u64) {
         .fold((0, 0), |(answered, failed), count| (answered + count.answered, failed + count.failed));
     assert_eq!((answered, failed), (answers, 0), "by the upstream's log");
     deployment.cluster().settled_as_seen().await;
+}
+
+/// A pod that ends without a word is told of as lost. Those that ended before would have been told of before, or with it.
+async fn assert_only_a_crash_is_told(mut deployment: Deployment, sink: &Sink) {
+    deployment.crash();
+    let messages = eventually("the crash is told", Duration::from_mins(1), || async {
+        Some(sink.messages()).filter(|messages| !messages.is_empty())
+    })
+    .await;
+    let lost: Vec<_> = messages.iter().map(|message| &message.body["data"]).collect();
+    assert!(
+        lost.len() == 1
+            && lost[0]["rule"] == "replica_lost"
+            && lost[0]["alerts"].as_array().is_some_and(|alerts| alerts.len() == 1),
+        "{lost:#?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -181,6 +181,11 @@ impl Deployment {
         }
     }
 
+    /// The youngest pod ends without a word, and is not replaced.
+    pub fn crash(&mut self) {
+        self.pods.pop().expect("a pod").crash(&self.service.endpoints);
+    }
+
     /// Waits until every pod that was to end has done so.
     ///
     /// # Panics
