@@ -59,7 +59,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Goes on where the last leader stopped; `another` names its epoch if that was another process.
     pub(crate) fn resume(image: &Image, another: Option<u64>, now: Mono) -> Self {
-        let (machine, unread) = Alerts::restore(image);
+        let (machine, unread) = Alerts::restore(image, clock::utc());
         if unread > 0 {
             tracing::warn!(
                 entries = unread,
@@ -111,10 +111,11 @@ impl Watch {
             .machine
             .receivers()
             .filter_map(|(name, receiver)| Some((name.clone(), u32::MAX, receiver.stopped.clone()?)));
-        // One that refused a message long ago may have taken others, had there been any.
+        // One that refused a message long ago may have taken others, had there been any; one that is gone needs none.
+        let is_known = |name: &String| config.alerts.receivers.iter().any(|known| known.name == *name);
         let refused = self.machine.receivers().filter_map(|(name, receiver)| {
             let lately = receiver.refused_at.is_some_and(|at| now.utc.since(at) < REFUSED_LATELY);
-            (lately && receiver.stopped.is_none())
+            (lately && receiver.stopped.is_none() && is_known(name))
                 .then(|| (name.clone(), receiver.refused, receiver.why.clone()))
         });
         let waiting = self

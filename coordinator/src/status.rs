@@ -387,7 +387,7 @@ pub struct Stored {
 pub async fn stored(store: &dyn StateStore, config: &Config) -> Result<Stored, StoreError> {
     let image = store.load().await?;
     let (saved, _) = Saved::read(&image);
-    let (machine, _) = Alerts::restore(&image);
+    let (machine, _) = Alerts::restore(&image, clock::utc());
     let meta = image.meta;
     let term = Term {
         epoch: meta.epoch,

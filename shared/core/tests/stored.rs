@@ -16,6 +16,9 @@ use keyfleet_core::quota::{Bucket, Dimension};
 use keyfleet_core::state::{Image, Table};
 use keyfleet_core::time::{LedgerTime, Mono, Now, Utc};
 
+/// After everything that is stored.
+const NOW: Utc = Utc::from_ms(1_795_436_500_000);
+
 fn image() -> Image {
     serde_json::from_str(include_str!("golden/image.json")).unwrap_or_default()
 }
@@ -83,14 +86,14 @@ fn what_a_newer_release_adds_is_ignored() {
     }
     let (saved, unread) = Saved::read(&image);
     assert_eq!((unread, saved.accounts.len()), (0, 3));
-    assert_eq!(Alerts::restore(&image).1, 0);
+    assert_eq!(Alerts::restore(&image, NOW).1, 0);
     assert_eq!(entries, image.entries.len());
     assert!(Table::ALL.iter().all(|table| image.entries.iter().any(|entry| entry.table == *table)));
 }
 
 #[test]
 fn alerts_go_on_where_they_were() {
-    let (mut alerts, unread) = Alerts::restore(&image());
+    let (mut alerts, unread) = Alerts::restore(&image(), NOW);
     assert_eq!(unread, 0);
     let firing: Vec<_> = alerts.instances().map(|(_, instance)| (instance.rule, instance.fires())).collect();
     assert_eq!(firing, [(Rule::KeyDisabled, true)]);
@@ -98,7 +101,6 @@ fn alerts_go_on_where_they_were() {
     assert_eq!(past, [(Rule::KeyDisabled, Duration::from_secs(400))]);
     let waits: Vec<_> = alerts.outbox().map(|queued| (queued.receiver.as_str(), queued.attempts)).collect();
     assert_eq!(waits, [("team", 1)]);
-    let now = Utc::from_ms(1_795_436_500_000);
     assert_eq!(
         alerts.silences().map(|(number, silence)| (number, silence.author.as_str())).collect::<Vec<_>>(),
         [(5, "ops")]
@@ -107,7 +109,7 @@ fn alerts_go_on_where_they_were() {
         matchers: [("rule".to_owned(), "pool_low".to_owned())].into(),
         author: "ops".to_owned(),
         reason: "known".to_owned(),
-        until: now.plus(Duration::from_mins(1)),
+        until: NOW.plus(Duration::from_mins(1)),
     };
-    assert_eq!(alerts.silence(silence, now), Ok(6), "no number is given out twice");
+    assert_eq!(alerts.silence(silence, NOW), Ok(6), "no number is given out twice");
 }

@@ -7,7 +7,7 @@ use super::*;
 /// Whether the last leader that is stored did.
 async fn left_word(store: &MemoryStore) -> bool {
     let image = store.load().await.unwrap();
-    Alerts::restore(&image).0.was_handed_over(image.meta.epoch)
+    Alerts::restore(&image, clock::utc()).0.was_handed_over(image.meta.epoch)
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::instance::Phase;
 use super::pipeline::Queued;
+use super::seen::MIN_FAILED;
 use super::stored::Place;
 use super::{Alerts, Rule};
 use crate::time::Utc;
@@ -151,6 +153,26 @@ impl Alerts {
     /// Receivers that were given up are tried again: the operator may have corrected their addresses.
     pub fn reconsider(&mut self) {
         self.receivers.retain(|_, receiver| receiver.stopped.is_none() && receiver.refused == 0);
+    }
+
+    /// What fires of receivers that do not take messages goes on, as if they had refused one now: the last leader knew
+    /// more than is stored, and that it is over shows only when they take something.
+    pub(super) fn believe(&mut self, now: Utc) {
+        let failing = self.instances.values().filter(|instance| {
+            instance.rule == Rule::DeliveryFailing && matches!(instance.phase, Phase::Firing { .. })
+        });
+        for instance in failing {
+            let Some(name) = instance.labels.get("receiver") else { continue };
+            let mut given_up = self.given_up.iter().map(|(_, given_up)| given_up);
+            let why = given_up.rfind(|one| one.receiver == *name).map(|one| one.why.clone());
+            self.receivers.entry(name.clone()).or_insert_with(|| Receiver {
+                stopped: None,
+                failing: Some(instance.started),
+                why: why.unwrap_or_default(),
+                refused: MIN_FAILED,
+                refused_at: Some(now),
+            });
+        }
     }
 
     /// Messages that were given up, the latest last.

@@ -12,7 +12,7 @@ const MIN_ATTEMPTS: u64 = 20;
 /// Refusals that others caused, lately, that are no coincidence.
 const MIN_REFUSALS: u64 = 3;
 /// A message is tried so often in vain before that is worth another one.
-const MIN_FAILED: u32 = 3;
+pub(super) const MIN_FAILED: u32 = 3;
 /// The most alerts that one observation can give per rule that names something.
 const MOST: usize = 5_000;
 /// The models that are named one by one; those that are asked for least are left out.

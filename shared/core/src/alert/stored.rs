@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::pipeline::Group;
 use super::{Alerts, Rule};
 use crate::state::{Entry, Image, Table};
+use crate::time::Utc;
 
 /// Something that is stored for itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,12 +61,13 @@ impl Alerts {
     }
 
     /// Goes on where the last leader stopped. Entries that cannot be read are left out; their number comes with it.
-    pub fn restore(image: &Image) -> (Self, usize) {
+    pub fn restore(image: &Image, now: Utc) -> (Self, usize) {
         let mut alerts = Self::default();
         let entries = image.entries.iter().filter(|entry| entry.table == Table::Alerts);
         let unread = entries.filter(|entry| alerts.take(entry).is_none()).count();
         alerts.history.make_contiguous().sort_by_key(|(number, _)| *number);
         alerts.given_up.make_contiguous().sort_by_key(|(number, _)| *number);
+        alerts.believe(now);
         (alerts, unread)
     }
 

@@ -83,7 +83,7 @@ impl Bench {
     /// Another leader goes on.
     pub(super) fn take_over(&mut self) {
         let image = Image { entries: self.stored.values().cloned().collect(), ..Image::default() };
-        let (alerts, unread) = Alerts::restore(&image);
+        let (alerts, unread) = Alerts::restore(&image, self.now);
         assert_eq!(unread, 0);
         self.alerts = alerts;
     }
@@ -269,6 +269,37 @@ fn a_message_that_is_refused_is_given_up_alone() {
     assert_eq!(bench.pass(60), [firing(RULE, &["x"])], "the next one is taken");
     bench.clear(RULE, "x");
     assert_eq!(bench.pass(50), [resolved(RULE, &["x"])]);
+}
+
+#[test]
+fn the_next_leader_believes_that_a_receiver_fails_until_it_takes_a_message() {
+    let mut bench = Bench::new();
+    let reading = |rule, name: &str, of: &str| Reading {
+        rule,
+        labels: [(name.to_owned(), of.to_owned())].into(),
+        fires: true,
+        summary: String::new(),
+        value: None,
+    };
+    let readings = [reading(RULE, "of", "x"), reading(Rule::DeliveryFailing, "receiver", "a")];
+    let never = Attempt::Never { why: "gone".to_owned() };
+    for _ in 0..60 {
+        bench.now = bench.now.plus(SECOND);
+        bench.alerts.tick(readings.to_vec(), |_| true, &bench.policy, bench.now);
+        bench.attempt(&never);
+    }
+    let failing = |bench: &Bench| {
+        let mut known = bench.alerts.receivers().map(|(name, known)| (name.clone(), known.clone()));
+        known.next()
+    };
+    assert!(failing(&bench).is_some_and(|(_, known)| known.stopped.is_some()));
+    bench.take_over();
+    let (name, known) = failing(&bench).expect("what fires goes on");
+    assert_eq!((name.as_str(), known.why.as_str()), ("a", "gone"));
+    assert_eq!((known.stopped, known.refused_at), (None, Some(bench.now)), "it is tried again");
+    bench.set(RULE, "y", true);
+    assert_ne!(bench.pass(600), []);
+    assert_eq!(failing(&bench), None, "it took one");
 }
 
 #[test]
