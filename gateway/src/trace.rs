@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::Request;
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use keyfleet_core::id::{Host, KeyId, Model};
 use keyfleet_core::outcome::{Cause, Outcome};
@@ -25,6 +26,8 @@ use crate::trace::told::Told;
 const MOST: usize = 32;
 /// As much of a `tracestate` has to be passed on.
 const STATE: usize = 512;
+/// Of paths, which are as long as heads may be, so many bytes wait for the collector.
+const PATH: usize = 1_024;
 /// The header that goes with `traceparent`.
 pub(crate) const STATE_HEADER: &str = "tracestate";
 
@@ -72,6 +75,7 @@ struct Attempt {
     first: Option<Duration>,
     key: KeyId,
     host: Host,
+    is_encrypted: bool,
     model: Model,
     resent: u32,
     status: Option<StatusCode>,
@@ -147,13 +151,15 @@ impl Trace {
             steps.attempts.pop();
             steps.more += 1;
         }
+        let group = &permit.live.groups[key.group as usize];
         steps.attempts.push(Attempt {
             context,
             from: steps.mark,
             until: None,
             first: None,
             key: key.id.clone(),
-            host: permit.live.groups[key.group as usize].host.clone(),
+            host: group.host.clone(),
+            is_encrypted: group.compat.scheme == Scheme::HTTPS,
             model: permit.live.upstream_model(key.group as usize, model).clone(),
             resent,
             status: None,
@@ -204,7 +210,10 @@ impl Trace {
             && let Some(telemetry) = telemetry::get()
         {
             let took = steps.clock.elapsed();
-            let (parent, end) = (self.parent, finished());
+            let (parent, mut end) = (self.parent, finished());
+            if end.path.len() > PATH {
+                end.path = cut(&end.path).into();
+            }
             telemetry.submit(Box::new(spans::Whole { steps, own, parent, took, end }));
         }
     }
@@ -216,7 +225,7 @@ impl Steps {
             began: SystemTime::now(),
             clock: Instant::now(),
             method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            path: cut(request.uri().path()).to_owned(),
             state: if is_continued { state(request.headers()).unwrap_or_default() } else { String::new() },
             admitted: None,
             mark: Duration::ZERO,
@@ -234,6 +243,11 @@ impl Steps {
         }
         self.choices.push(Choice { from, until, key });
     }
+}
+
+/// The beginning of a path.
+fn cut(path: &str) -> &str {
+    &path[..path.floor_char_boundary(PATH)]
 }
 
 /// Whether a failure of this cause has a status of the upstream.

@@ -41,6 +41,8 @@ impl Caused {
 
     pub(super) fn say(&self) {
         let trace_ids = self.traces.as_str();
+        let own = handled::ids(&self.span);
+        let (trace_id, span_id) = own.as_ref().map(|(trace, span)| (trace.as_str(), span.as_str())).unzip();
         for (subject, cause, ttl_ms) in &self.blocked {
             let (scope, name) = named(subject);
             handled::decided(&self.span, scope, subject, *cause, *ttl_ms);
@@ -50,11 +52,19 @@ impl Caused {
                 cause = cause.as_str(),
                 ttl_ms,
                 trace_ids,
+                trace_id,
+                span_id,
                 "traffic stays away, after these requests"
             );
         }
         if self.more > 0 {
-            tracing::info!(more = self.more, trace_ids, "and from more, after these requests");
+            tracing::info!(
+                more = self.more,
+                trace_ids,
+                trace_id,
+                span_id,
+                "and from more, after these requests"
+            );
         }
     }
 }

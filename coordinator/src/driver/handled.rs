@@ -8,7 +8,7 @@ use keyfleet_core::outcome::Cause;
 use keyfleet_core::trace::TraceParent;
 use keyfleet_service::telemetry::{TARGET, context};
 use opentelemetry::KeyValue;
-use opentelemetry::trace::TraceState;
+use opentelemetry::trace::{TraceContextExt as _, TraceState};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -26,13 +26,21 @@ pub(super) fn span(traces: &[TraceParent], records: usize, epoch: u64, over_nats
         messaging.operation.name = "process",
         messaging.operation.type = "process",
         messaging.destination.template = "rl.v1.ev",
-        messaging.batch.message_count = records,
-        keyfleet.coordinator.epoch = epoch,
+        // The exporter makes texts of numbers without a sign.
+        messaging.batch.message_count = i64::try_from(records).unwrap_or(i64::MAX),
+        keyfleet.coordinator.epoch = i64::try_from(epoch).unwrap_or(i64::MAX),
     );
     for trace in traces.iter().filter(|trace| trace.is_sampled()) {
         span.add_link(context(*trace, TraceState::NONE, true));
     }
     span
+}
+
+/// Its ids, for the log; `None`: it is nowhere.
+pub(super) fn ids(span: &Span) -> Option<(String, String)> {
+    let context = span.context();
+    let own = context.span().span_context().clone();
+    own.is_valid().then(|| (own.trace_id().to_string(), own.span_id().to_string()))
 }
 
 /// Adds a decision to it.

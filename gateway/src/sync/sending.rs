@@ -24,7 +24,7 @@ pub(super) fn span(report: &Report, over_nats: bool) -> Span {
         messaging.operation.name = "send",
         messaging.operation.type = "send",
         messaging.destination.template = "rl.v1.ev",
-        messaging.batch.message_count = report.records.len(),
+        messaging.batch.message_count = i64::try_from(report.records.len()).unwrap_or(i64::MAX),
     );
     for trace in report.traces.iter().filter(|trace| trace.is_sampled()) {
         span.add_link(context(*trace, TraceState::NONE, true));

@@ -48,15 +48,24 @@ pub(super) const COOLDOWN_OPEN: &str = "keyfleet.cooldown.open_ended";
 pub(super) const FIRST_CHUNK: &str = "gen_ai.first_chunk";
 
 /// What a model is asked to do; `None` for everything that is not about one.
-pub(super) fn operation(surface: Surface, path: &str) -> Option<&'static str> {
+pub(super) fn operation(method: &Method, surface: Surface, path: &str) -> Option<&'static str> {
     let verb = match surface {
+        _ if method != Method::POST => return None,
         Surface::Compat => path,
-        Surface::Native => path.rsplit_once(':')?.1,
+        Surface::Native => path.rsplit([':', '/']).next()?,
     };
     match verb {
         "chat/completions" | "responses" => Some("chat"),
         "completions" => Some("text_completion"),
-        "generateContent" | "streamGenerateContent" | "batchGenerateContent" => Some("generate_content"),
+        "generateContent"
+        | "streamGenerateContent"
+        | "batchGenerateContent"
+        | "interactions"
+        | "predict"
+        | "predictLongRunning"
+        | "images/generations"
+        | "images/edits"
+        | "videos" => Some("generate_content"),
         "embeddings" | "embedContent" | "batchEmbedContents" | "asyncBatchEmbedContent" => Some("embeddings"),
         _ => None,
     }
@@ -73,5 +82,34 @@ pub(super) fn method(method: &Method) -> &'static str {
         "DELETE" => "DELETE",
         "OPTIONS" => "OPTIONS",
         _ => "_OTHER",
+    }
+}
+
+/// How the names of spans begin.
+pub(super) fn title(method: &'static str) -> &'static str {
+    if method == "_OTHER" { "HTTP" } else { method }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_model_is_asked_to_do_has_the_conventions_name() {
+        for (surface, path, name) in [
+            (Surface::Compat, "chat/completions", Some("chat")),
+            (Surface::Compat, "embeddings", Some("embeddings")),
+            (Surface::Compat, "images/generations", Some("generate_content")),
+            (Surface::Compat, "models", None),
+            (Surface::Native, "v1beta/models/m:streamGenerateContent", Some("generate_content")),
+            (Surface::Native, "v1beta/models/m:predict", Some("generate_content")),
+            (Surface::Native, "v1beta/interactions", Some("generate_content")),
+            (Surface::Native, "v1beta/interactions/v1_a/cancel", None),
+            (Surface::Native, "v1beta/models/m:countTokens", None),
+            (Surface::Native, "v1beta/files", None),
+        ] {
+            assert_eq!(operation(&Method::POST, surface, path), name, "{path}");
+            assert_eq!(operation(&Method::GET, surface, path), None, "{path}");
+        }
     }
 }

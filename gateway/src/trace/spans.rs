@@ -33,7 +33,10 @@ impl Record for Whole {
 
     fn write(self: Box<Self>, out: &mut Vec<SpanData>) {
         let Some(telemetry) = telemetry::get() else { return };
-        let state = self.steps.state.parse().unwrap_or_default();
+        let state = &self.steps.state;
+        // A client that puts secrets into it goes on without it.
+        let is_clean = state.is_empty() || redact(state, &self.end.app.pool.live()) == *state;
+        let state = if is_clean { state.parse().unwrap_or_default() } else { TraceState::default() };
         let maker = Maker { whole: &self, state, scope: telemetry.scope() };
         out.push(maker.request());
         out.push(maker.admission());
@@ -57,21 +60,22 @@ impl Maker<'_> {
         let method = names::method(&steps.method);
         let route = (!end.path.is_empty()).then(|| route::template(end.surface, &end.path));
         let name = match &route {
-            Some(route) => format!("{method} {route}"),
-            None => method.to_owned(),
+            Some(route) => format!("{} {route}", names::title(method)),
+            None => names::title(method).to_owned(),
         };
         let mut attributes = vec![
             KeyValue::new(names::HTTP_METHOD, method),
             KeyValue::new(names::HTTP_STATUS, i64::from(end.status.as_u16())),
             KeyValue::new(names::URL_PATH, self.clean(&steps.path)),
             KeyValue::new(names::URL_SCHEME, "http"),
-            KeyValue::new(names::HTTP_BODY, number(end.bytes)),
             KeyValue::new(names::REQUEST_ID, self.clean(&end.id)),
             KeyValue::new(names::ATTEMPTS, i64::from(end.attempts)),
         ];
         let mut more = |name: &'static str, value: Option<Value>| {
             attributes.extend(value.map(|value| KeyValue::new(name, value)));
         };
+        // Of what was not relayed, the server's library knows the size.
+        more(names::HTTP_BODY, (end.bytes > 0).then(|| number(end.bytes).into()));
         more(names::HTTP_ROUTE, route.map(Value::from));
         let text = |text: &str| (!text.is_empty()).then(|| Value::from(self.clean(text)));
         more(names::CLIENT, text(&end.client));
@@ -127,12 +131,12 @@ impl Maker<'_> {
     fn attempt(&self, attempt: &Attempt, is_last: bool) -> SpanData {
         let (steps, end) = (&self.whole.steps, &self.whole.end);
         let model = self.clean(attempt.model.as_str());
-        let operation = names::operation(end.surface, &end.path);
+        let operation = names::operation(&steps.method, end.surface, &end.path);
         let method = names::method(&steps.method);
         let name = match operation {
             Some(operation) if !model.is_empty() => format!("{operation} {model}"),
             Some(operation) => operation.to_owned(),
-            None => format!("{method} {}", route::template(end.surface, &end.path)),
+            None => format!("{} {}", names::title(method), route::template(end.surface, &end.path)),
         };
         let mut attributes = vec![
             KeyValue::new(names::HTTP_METHOD, method),
@@ -141,9 +145,9 @@ impl Maker<'_> {
         let mut more = |name: &'static str, value: Option<Value>| {
             attributes.extend(value.map(|value| KeyValue::new(name, value)));
         };
-        let (host, port) = split(attempt.host.as_str());
+        let (host, port) = split(attempt.host.as_str(), attempt.is_encrypted);
         more(names::SERVER_ADDRESS, Some(host.to_owned().into()));
-        more(names::SERVER_PORT, port.map(Value::from));
+        more(names::SERVER_PORT, Some(port.into()));
         more(names::GEN_AI_OPERATION, operation.map(Value::from));
         more(names::GEN_AI_PROVIDER, operation.map(|_| names::GEMINI.into()));
         more(names::GEN_AI_MODEL, (!model.is_empty()).then(|| model.into()));
@@ -240,8 +244,8 @@ fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A host and its port, if it is not that of the scheme.
-fn split(host: &str) -> (&str, Option<i64>) {
+/// A host and its port, which is that of the scheme unless it is named.
+fn split(host: &str, is_encrypted: bool) -> (&str, i64) {
     let split = host.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse().ok()?)));
-    split.map_or((host, None), |(name, port)| (name, Some(port)))
+    split.unwrap_or((host, if is_encrypted { 443 } else { 80 }))
 }

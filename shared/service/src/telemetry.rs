@@ -7,6 +7,7 @@
 //!
 //! Only what is rare goes through `tracing` ([`TARGET`]): a subscriber costs every request something, sampled or not.
 
+mod destination;
 mod export;
 mod metrics;
 mod resource;
@@ -35,6 +36,7 @@ use self::export::Exporter;
 pub use self::metrics::Push;
 use self::sampler::Sampler;
 use self::settings::Settings;
+use self::variables::Variables;
 use crate::config;
 use crate::exposition::{Sheet, Written};
 use crate::logging::fresh::Fresh;
@@ -42,8 +44,8 @@ use crate::logging::fresh::Fresh;
 /// The target of `tracing` spans that are exported; no others are.
 pub const TARGET: &str = "keyfleet::traced";
 
-/// How long the end of the process waits for the collector.
-const LAST_SPANS: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for the collector; with what metrics may take before, it is five seconds.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// That of this process, if it traces.
 static TELEMETRY: OnceLock<Telemetry> = OnceLock::new();
@@ -98,7 +100,9 @@ pub(crate) fn init(program: &str, config: &config::Telemetry) -> Vec<String> {
     if settings.target.is_none() && settings.metrics.is_none() {
         return warnings;
     }
-    let resource = resource::resource(program);
+    let mut env = Variables::new(|name: &str| std::env::var(name).ok());
+    let resource = resource::resource(program, &mut env);
+    warnings.append(&mut env.warnings);
     if let Some(target) = settings.metrics {
         // A second program in one process does not exist.
         drop(METRICS.set(Push::new(&resource, target)));
@@ -150,7 +154,8 @@ pub(crate) async fn flush() {
     if let Some(telemetry) = get()
         && tokio::time::timeout(LAST_SPANS, telemetry.exporter.flush()).await.is_err()
     {
-        tracing::warn!(dropped = dropped_spans(), "the trace collector did not take the last spans in time");
+        let dropped = telemetry.exporter.dropped() + telemetry.exporter.unsent();
+        tracing::warn!(dropped, "the trace collector did not take the last spans in time");
     }
 }
 

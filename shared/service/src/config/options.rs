@@ -150,12 +150,11 @@ pub(super) fn coordinator(s: &mut Section<'_>, gateway_host: &str) -> Coordinato
 /// Traces, and metrics over OTLP. What the standard's variables say comes before all of this but `propagate_upstream`.
 pub(super) fn telemetry(s: &mut Section<'_>) -> Telemetry {
     let mut telemetry = s.section("telemetry");
-    let field = telemetry.field("endpoint");
-    let endpoint = field.text().filter(|text| !text.is_empty());
-    let endpoint = endpoint.and_then(|text| field.url(&text, &["http", "https"]));
-    match &endpoint {
-        Some(url) => field.show(quoted(&without_user(url))),
-        None => field.show("null"),
+    let given = telemetry.secret("endpoint");
+    let endpoint = given.as_ref().and_then(|(text, field)| field.url(text.expose(), &["http", "https"]));
+    match (&given, &endpoint) {
+        (Some((_, field)), Some(url)) => field.show(quoted(&without_user(url))),
+        _ => telemetry.field("endpoint").show("null"),
     }
     let protocol =
         telemetry.choice("protocol", &[("http/protobuf", OtlpProtocol::Http), ("grpc", OtlpProtocol::Grpc)]);

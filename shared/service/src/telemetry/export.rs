@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use opentelemetry_otlp::{
-    SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _,
+    Compression, SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _,
+    WithTonicConfig as _,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tonic::metadata::MetadataMap;
 
 use super::Record;
+use super::destination::Destination;
 use super::settings::Target;
 use crate::config::OtlpProtocol;
 
@@ -23,6 +26,8 @@ pub(super) struct Exporter {
     batch: Notify,
     flushes: mpsc::Sender<oneshot::Sender<()>>,
     dropped: AtomicU64,
+    /// Taken from the queue, and not sent yet.
+    under_way: AtomicU64,
     target: Target,
 }
 
@@ -57,6 +62,11 @@ impl Exporter {
         self.dropped.load(Relaxed)
     }
 
+    /// Spans that are neither sent nor dropped.
+    pub(super) fn unsent(&self) -> u64 {
+        self.waiting.lock().spans as u64 + self.under_way.load(Relaxed)
+    }
+
     /// Returns when what waits now is sent or dropped.
     pub(super) async fn flush(&self) {
         let (done, is_done) = oneshot::channel();
@@ -76,6 +86,7 @@ impl Exporter {
         for record in records {
             record.write(&mut out);
         }
+        self.under_way.store(out.len() as u64, Relaxed);
         out
     }
 }
@@ -95,7 +106,8 @@ pub(super) fn start(resource: &Resource, target: Target) -> Result<Arc<Exporter>
     sender.set_resource(resource);
     let (flushes, asked) = mpsc::channel(1);
     let (waiting, batch, dropped) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
-    let exporter = Arc::new(Exporter { waiting, batch, flushes, dropped, target });
+    let exporter =
+        Arc::new(Exporter { waiting, batch, flushes, dropped, under_way: AtomicU64::new(0), target });
     let sending = Sending { exporter: exporter.clone(), sender, is_away: false };
     let thread = std::thread::Builder::new().name("traces".to_owned());
     let spawned = thread.spawn(move || runtime.block_on(sending.run(asked)));
@@ -105,22 +117,22 @@ pub(super) fn start(resource: &Resource, target: Target) -> Result<Arc<Exporter>
 
 fn sender(target: &Target) -> Result<OtlpExporter, String> {
     let builder = OtlpExporter::builder();
-    let built = match target.protocol {
+    let Destination { protocol, endpoint, files, headers, gzip, patience } = &target.to;
+    let built = match protocol {
         OtlpProtocol::Http => {
+            let headers = headers.iter().filter_map(|(name, value)| {
+                Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+            });
             let builder = builder.with_http().with_protocol(opentelemetry_otlp::Protocol::HttpBinary);
-            let builder = builder.with_http_client(target.files.http(target.patience)?);
-            match &target.endpoint {
-                Some(endpoint) => builder.with_endpoint(endpoint).build(),
-                None => builder.build(),
-            }
+            let builder = builder.with_http_client(files.http(*patience)?).with_headers(headers.collect());
+            let builder = if *gzip { builder.with_compression(Compression::Gzip) } else { builder };
+            builder.with_endpoint(endpoint.as_str()).build()
         }
         OtlpProtocol::Grpc => {
-            let builder = builder.with_tonic();
-            let builder = if target.tls { builder.with_tls_config(target.files.grpc()?) } else { builder };
-            match &target.endpoint {
-                Some(endpoint) => builder.with_endpoint(endpoint).build(),
-                None => builder.build(),
-            }
+            let builder = builder.with_tonic().with_metadata(MetadataMap::from_headers(headers.clone()));
+            let builder = if target.to.tls() { builder.with_tls_config(files.grpc()?) } else { builder };
+            let builder = if *gzip { builder.with_compression(Compression::Gzip) } else { builder };
+            builder.with_endpoint(endpoint.as_str()).build()
         }
     };
     built.map_err(|error| without_urls(&error.to_string()))
@@ -148,6 +160,7 @@ impl Sending {
             while !spans.is_empty() {
                 let rest = spans.split_off(spans.len().min(self.exporter.target.batch));
                 self.send(std::mem::replace(&mut spans, rest)).await;
+                self.exporter.under_way.store(spans.len() as u64, Relaxed);
             }
             if let Some(flush) = flush {
                 // Who asked may have lost patience.

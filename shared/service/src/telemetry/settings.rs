@@ -1,13 +1,13 @@
-//! What the standard's environment variables and the configuration say about traces. The variables come first. Those
-//! about headers, timeouts, compression and the resource are read by the SDK.
+//! What the standard's environment variables and the configuration say about traces. The variables come first.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use super::destination::Destination;
 use super::metrics;
 use super::sampler::Sampler;
-use super::tls::Files;
 use super::variables::{Signal, Variables};
-use crate::config::{self, OtlpProtocol, Secret};
+use crate::config;
 
 /// What to do.
 #[derive(Debug)]
@@ -26,13 +26,7 @@ pub(super) struct Settings {
 /// Where spans go, and how many wait.
 #[derive(Debug, PartialEq)]
 pub(super) struct Target {
-    pub(super) protocol: OtlpProtocol,
-    /// `None`: the SDK reads the variable.
-    pub(super) endpoint: Option<String>,
-    /// Whether gRPC is encrypted.
-    pub(super) tls: bool,
-    /// Whom to trust, and who we are.
-    pub(super) files: Files,
+    pub(super) to: Destination,
     /// Spans that wait.
     pub(super) queue: usize,
     /// Spans that go together.
@@ -41,8 +35,6 @@ pub(super) struct Target {
     pub(super) delay: Duration,
     /// How long the collector may take for one batch, with every repetition.
     pub(super) timeout: Duration,
-    /// How long it may take for one answer.
-    pub(super) patience: Duration,
 }
 
 impl Settings {
@@ -53,20 +45,21 @@ impl Settings {
             let sampler = Sampler::ratio(0.0);
             return Self { target: None, sampler, reads_context: false, metrics: None, warnings: Vec::new() };
         }
-        let target = is_on(&env).then(|| target(&mut env, config)).flatten();
+        let is_on = env.exports("OTEL_TRACES_EXPORTER", &["none"]).unwrap_or(true);
+        let target = is_on.then(|| target(&mut env, config)).flatten();
+        let metrics = metrics::Target::read(&mut env, config);
+        let mut warnings = std::mem::take(&mut env.warnings);
         let sampler = sampler(&mut env, config.sampling_ratio);
         let reads_context = reads_context(&mut env);
-        // A process that does not trace has nothing to complain about.
-        let of_traces = std::mem::take(&mut env.warnings);
-        let of_traces = if target.is_some() { of_traces } else { Vec::new() };
-        let metrics = metrics::Target::read(&mut env, config);
-        let warnings = [of_traces, env.warnings].concat();
+        // A process that does not trace has nothing to complain about there.
+        if target.is_some() {
+            warnings.append(&mut env.warnings);
+        }
+        // Both signals go by the same variables.
+        let mut said = HashSet::new();
+        warnings.retain(|warning| said.insert(warning.clone()));
         Self { target, sampler, reads_context, metrics, warnings }
     }
-}
-
-fn is_on(env: &Variables<impl Fn(&str) -> Option<String>>) -> bool {
-    env.exports("OTEL_TRACES_EXPORTER").unwrap_or(true)
 }
 
 /// Numbers are at most what a day of a busy gateway makes; nobody means more.
@@ -74,34 +67,28 @@ fn target(
     env: &mut Variables<impl Fn(&str) -> Option<String>>,
     config: &config::Telemetry,
 ) -> Option<Target> {
-    let named = env.otlp(Signal::Traces, "ENDPOINT");
-    let configured = config.endpoint.as_ref().filter(|_| named.is_none());
-    let url = named.as_ref().map(|(_, url)| url.as_str()).or(configured.map(Secret::expose))?;
-    let tls = !url.starts_with("http://");
-    let protocol = env.protocol(Signal::Traces, config.protocol);
-    let files = env.files(Signal::Traces);
-    let endpoint = configured.map(|base| match protocol {
-        OtlpProtocol::Http => format!("{}/v1/traces", base.expose().trim_end_matches('/')),
-        OtlpProtocol::Grpc => base.expose().to_owned(),
-    });
+    let to = Destination::read(env, config, Signal::Traces)?;
     let queue = env.number("OTEL_BSP_MAX_QUEUE_SIZE", &1, 2_048);
     let batch = env.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", &1, 512).min(queue);
     let delay = Duration::from_millis(env.number("OTEL_BSP_SCHEDULE_DELAY", &1, 5_000));
     let timeout = Duration::from_millis(env.number("OTEL_BSP_EXPORT_TIMEOUT", &1, 30_000));
-    let patience = env.patience(Signal::Traces);
-    Some(Target { protocol, endpoint, tls, files, queue, batch, delay, timeout, patience })
+    Some(Target { to, queue, batch, delay, timeout })
 }
 
 fn sampler(env: &mut Variables<impl Fn(&str) -> Option<String>>, configured: f64) -> Sampler {
-    let Some(name) = env.text("OTEL_TRACES_SAMPLER") else { return Sampler::parent_based(configured) };
+    let said = env.text("OTEL_TRACES_SAMPLER");
+    // Ours is one by ratio, whose argument may come alone.
+    let default = if said.is_some() { 1.0 } else { configured };
     let ratio = match env.text("OTEL_TRACES_SAMPLER_ARG").map(|text| text.parse::<f64>()) {
         Some(Ok(ratio)) if (0.0..=1.0).contains(&ratio) => ratio,
-        None => 1.0,
+        None => default,
         Some(_) => {
-            env.warnings.push("OTEL_TRACES_SAMPLER_ARG: not a number from 0 to 1; 1 is used".to_owned());
-            1.0
+            env.warnings
+                .push(format!("OTEL_TRACES_SAMPLER_ARG: not a number from 0 to 1; {default} is used"));
+            default
         }
     };
+    let Some(name) = said.map(|name| name.to_ascii_lowercase()) else { return Sampler::parent_based(ratio) };
     match name.as_str() {
         "always_on" => Sampler::ratio(1.0),
         "always_off" => Sampler::ratio(0.0),
@@ -118,7 +105,9 @@ fn sampler(env: &mut Variables<impl Fn(&str) -> Option<String>>, configured: f64
 }
 
 fn reads_context(env: &mut Variables<impl Fn(&str) -> Option<String>>) -> bool {
-    let Some(names) = env.text("OTEL_PROPAGATORS") else { return true };
+    let Some(names) = env.text("OTEL_PROPAGATORS").map(|names| names.to_ascii_lowercase()) else {
+        return true;
+    };
     for name in names.split(',').map(str::trim) {
         if !matches!(name, "tracecontext" | "baggage" | "none") {
             env.warnings.push("OTEL_PROPAGATORS: only tracecontext is understood here".to_owned());
@@ -130,6 +119,7 @@ fn reads_context(env: &mut Variables<impl Fn(&str) -> Option<String>>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{OtlpProtocol, Secret};
 
     fn configured(endpoint: Option<&str>) -> config::Telemetry {
         let endpoint = endpoint.map(Secret::new);
@@ -156,30 +146,26 @@ mod tests {
         assert!(read(None, &[("OTEL_TRACES_SAMPLER", "what")]).warnings.is_empty());
         assert!(read(None, &[("OTEL_EXPORTER_OTLP_ENDPOINT", " ")]).target.is_none());
         assert!(read(Some("http://c"), &[]).target.is_some());
-        for off in [
-            ("OTEL_SDK_DISABLED", "True"),
-            ("OTEL_TRACES_EXPORTER", "none"),
-            ("OTEL_TRACES_EXPORTER", "zipkin"),
-        ] {
-            assert!(read(Some("http://c"), &[ENDPOINT, off]).target.is_none(), "{off:?}");
+        for off in [("OTEL_SDK_DISABLED", "True"), ("OTEL_TRACES_EXPORTER", "none")] {
+            let settings = read(Some("http://c"), &[ENDPOINT, off]);
+            assert!(settings.target.is_none() && settings.warnings.is_empty(), "{off:?}");
         }
+        for wrong in ["zipkin", "oltp"] {
+            let settings = read(Some("http://c"), &[("OTEL_TRACES_EXPORTER", wrong)]);
+            assert!(settings.target.is_none() && settings.warnings.len() == 1, "{:?}", settings.warnings);
+        }
+        assert!(read(Some("http://c"), &[("OTEL_TRACES_EXPORTER", "OTLP")]).target.is_some());
         assert!(read(None, &[ENDPOINT, ("OTEL_SDK_DISABLED", "1")]).target.is_some(), "only `true` disables");
     }
 
     #[test]
     fn the_standards_variables_come_before_the_configuration() {
         let of = |variables: &[_]| read(Some("http://u:p@c:4317/"), variables).target.unwrap();
-        let target = of(&[]);
-        assert_eq!(
-            (target.protocol, target.endpoint.as_deref()),
-            (OtlpProtocol::Grpc, Some("http://u:p@c:4317/"))
-        );
-        let target = of(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
-        assert_eq!(target.endpoint.as_deref(), Some("http://u:p@c:4317/v1/traces"));
-        assert_eq!(of(&[ENDPOINT]).endpoint, None, "the SDK reads it");
+        let to = of(&[]).to;
+        assert_eq!((to.protocol, to.endpoint.as_str()), (OtlpProtocol::Grpc, "http://c:4317/"));
         let specific = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
-        let target = of(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"), specific]);
-        assert_eq!(target.protocol, OtlpProtocol::Grpc);
+        let to = of(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"), specific]).to;
+        assert_eq!((to.protocol, to.endpoint.as_str()), (OtlpProtocol::Grpc, "http://collector:4318/"));
         let target = of(&[("OTEL_BSP_MAX_QUEUE_SIZE", "100"), ("OTEL_BSP_SCHEDULE_DELAY", "50")]);
         assert_eq!((target.queue, target.batch, target.delay.as_millis()), (100, 100, 50));
     }
@@ -190,7 +176,8 @@ mod tests {
             read(None, &[("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", arg)]).sampler
         };
         assert_eq!(read(None, &[]).sampler, Sampler::parent_based(0.25));
-        assert_eq!(sampler("always_on", ""), Sampler::ratio(1.0));
+        assert_eq!(sampler("", "0.5"), Sampler::parent_based(0.5), "the argument alone");
+        assert_eq!(sampler("ALWAYS_ON", ""), Sampler::ratio(1.0));
         assert_eq!(sampler("always_off", "1"), Sampler::ratio(0.0));
         assert_eq!(sampler("traceidratio", "0.5"), Sampler::ratio(0.5));
         assert_eq!(sampler("parentbased_always_off", ""), Sampler::parent_based(0.0));

@@ -15,6 +15,21 @@ pub(super) enum Signal {
     Metrics,
 }
 
+impl Signal {
+    /// Its name, in words and in paths of OTLP.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    /// Its own variable of the OTLP exporter.
+    pub(super) fn variable(self, what: &str) -> String {
+        format!("OTEL_EXPORTER_OTLP_{}_{what}", self.name().to_ascii_uppercase())
+    }
+}
+
 /// The variables, and what is wrong with them.
 pub(super) struct Variables<F> {
     of: F,
@@ -32,12 +47,7 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
 
     /// A variable of the OTLP exporter, by its name: the one of this signal before the one of all.
     pub(super) fn otlp(&self, signal: Signal, what: &str) -> Option<(String, String)> {
-        let own = match signal {
-            Signal::Traces => "TRACES_",
-            Signal::Metrics => "METRICS_",
-        };
-        [own, ""].into_iter().find_map(|own| {
-            let name = format!("OTEL_EXPORTER_OTLP_{own}{what}");
+        [signal.variable(what), format!("OTEL_EXPORTER_OTLP_{what}")].into_iter().find_map(|name| {
             let text = self.text(&name)?;
             Some((name, text))
         })
@@ -59,16 +69,21 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
         }
     }
 
-    /// Whether this list of exporters has the one that there is.
-    pub(super) fn exports(&self, name: &str) -> Option<bool> {
-        self.text(name).map(|list| list.split(',').any(|name| name.trim() == "otlp"))
+    /// Whether the list of exporters of a signal has the one that there is. `others` need no export: that is no mistake.
+    pub(super) fn exports(&mut self, name: &str, others: &[&str]) -> Option<bool> {
+        let list = self.text(name)?.to_ascii_lowercase();
+        let has = |wanted: &str| list.split(',').any(|name| name.trim() == wanted);
+        if list.split(',').map(str::trim).any(|name| name != "otlp" && !others.contains(&name)) {
+            self.warnings.push(format!("{name}: only otlp and {} are understood here", others.join(" and ")));
+        }
+        Some(has("otlp"))
     }
 
     pub(super) fn protocol(&mut self, signal: Signal, configured: OtlpProtocol) -> OtlpProtocol {
         match self.otlp(signal, "PROTOCOL") {
             None => configured,
-            Some((_, text)) if text == "grpc" => OtlpProtocol::Grpc,
-            Some((_, text)) if text == "http/protobuf" => OtlpProtocol::Http,
+            Some((_, text)) if text.eq_ignore_ascii_case("grpc") => OtlpProtocol::Grpc,
+            Some((_, text)) if text.eq_ignore_ascii_case("http/protobuf") => OtlpProtocol::Http,
             Some((name, _)) => {
                 self.warnings.push(format!("{name}: not grpc or http/protobuf; http/protobuf is used"));
                 OtlpProtocol::Http

@@ -16,6 +16,7 @@ use url::Url;
 
 use super::Target;
 use crate::config::OtlpProtocol;
+use crate::telemetry::destination::Destination;
 use crate::telemetry::export::without_urls;
 
 /// The way to the collector. It connects when there is something to send.
@@ -26,23 +27,21 @@ pub(super) enum Sender {
 
 impl Sender {
     pub(super) fn new(target: &Target) -> Result<Self, String> {
-        let headers = target.headers.clone();
-        // The URL may hold credentials.
-        let endpoint =
-            Url::parse(target.endpoint.expose()).map_err(|error| format!("the endpoint: {error}"))?;
-        match target.protocol {
+        let Destination { protocol, endpoint, files, headers, gzip, .. } = &target.to;
+        let headers = headers.clone();
+        match protocol {
             OtlpProtocol::Http => {
-                let client = target.files.http(target.timeout)?;
-                Ok(Self::Http { client, endpoint, headers, gzip: target.gzip })
+                let client = files.http(target.timeout)?;
+                Ok(Self::Http { client, endpoint: endpoint.clone(), headers, gzip: *gzip })
             }
             OtlpProtocol::Grpc => {
                 let said = |error: tonic::transport::Error| without_urls(&format!("the endpoint: {error}"));
-                let mut channel = Endpoint::from_shared(target.endpoint.expose().to_owned()).map_err(said)?;
-                if endpoint.scheme() == "https" {
-                    channel = channel.tls_config(target.files.grpc()?).map_err(said)?;
+                let mut channel = Endpoint::from_shared(endpoint.to_string()).map_err(said)?;
+                if target.to.tls() {
+                    channel = channel.tls_config(files.grpc()?).map_err(said)?;
                 }
                 let mut client = MetricsServiceClient::new(channel.timeout(target.timeout).connect_lazy());
-                if target.gzip {
+                if *gzip {
                     client = client.send_compressed(CompressionEncoding::Gzip);
                 }
                 Ok(Self::Grpc { client: Box::new(client), headers: MetadataMap::from_headers(headers) })
