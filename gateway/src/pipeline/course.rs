@@ -19,6 +19,7 @@ use crate::call::{self, Call, Kind, Payload};
 use crate::error::{Fault, Party, Retry};
 use crate::live::Live;
 use crate::pool::{Again, Permit};
+use crate::redact::redact;
 use crate::trail::Trail;
 
 /// The coordinator's word on a block follows this replica's own finding, and its block ends as much later. Whoever waits
@@ -146,14 +147,15 @@ impl Course {
         mut trail: Trail,
     ) -> Response {
         let now = clock::mono();
-        let own = refusal.map(|refusal| (refusal.blame, Fault::no_key(refusal, self.model.as_str(), now)));
+        // Clients write what they like where the name of a model belongs.
+        let model = redact(self.model.as_str(), live);
+        let own = refusal.map(|refusal| (refusal.blame, Fault::no_key(refusal, &model, now)));
         let words = &worker.app.last_words;
         let fault = match (self.failed, own) {
             (None, Some(_)) if !worker.app.pool.serves(live, &self.lane) => Fault::new(
                 StatusCode::NOT_FOUND,
                 format!(
-                    "No group of keys serves the model {}. Its name must match one of groups[].models.",
-                    self.model
+                    "No group of keys serves the model {model}. Its name must match one of groups[].models."
                 ),
             ),
             (None, Some((Blame::Model, own))) => {
