@@ -1,12 +1,14 @@
 //! What the coordinator of a process tells a scraper, be the process its own or a gateway's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keyfleet_core::block::Block;
+use keyfleet_core::id::Model;
 use keyfleet_core::ledger::{BucketView, KeyView};
 use keyfleet_core::message::Subject;
 use keyfleet_core::quota::{Bucket, Dimension};
+use keyfleet_core::time::Utc;
 use keyfleet_service::exposition::{Sheet, Written, counter, gauge};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -22,6 +24,9 @@ const GLANCE: Duration = Duration::from_millis(500);
 /// So many keys and buckets have figures of their own; of larger pools there are the numbers by state.
 const MOST_KEYS: usize = 1_000;
 const MOST_BUCKETS: usize = 3_000;
+/// The most names of models, and the longest, as gateways have them.
+const MOST_MODELS: usize = 254;
+const LONGEST_MODEL: usize = 128;
 
 /// One moment's figures.
 #[derive(Debug, Default)]
@@ -51,9 +56,11 @@ impl Figures {
         self.gauges(sheet)?;
         self.counters(sheet)?;
         tell_alerts(&self.pulse, sheet)?;
-        let Some(Overview { keys, buckets }) = &self.overview else { return Ok(()) };
+        let Some(Overview { keys, buckets, answered }) = &self.overview else { return Ok(()) };
+        let names = Names::of(answered);
         tell_keys(keys, sheet)?;
-        tell_quotas(buckets, sheet)
+        tell_blocks(keys, &names, sheet)?;
+        tell_quotas(buckets, &names, sheet)
     }
 
     fn gauges(&self, sheet: &mut Sheet<'_>) -> Written {
@@ -147,6 +154,12 @@ fn tell_keys(keys: &[KeyView], sheet: &mut Sheet<'_>) -> Written {
     });
     let help = "When a key can be used again, as Unix time; none: it can be used, or nobody knows";
     sheet.family("key_blocked_until_timestamp_seconds", help, ends)?;
+    let states = shown().map(|([of_key], key)| {
+        let reason = away(key).map_or("none", |block| block.cause.as_str());
+        let labels = [of_key, ("project", key.project.as_str()), ("state", key.state()), ("reason", reason)];
+        (labels, gauge(1))
+    });
+    sheet.family("key_state", "1 for every key, with its state and what keeps it from all work", states)?;
     let attempts = shown().flat_map(|([(_, id)], key)| {
         let results = [("answered", key.totals.answered), ("failed", key.totals.failed)];
         results.map(|(result, n)| ([("key", id), ("result", result)], counter(n)))
@@ -165,23 +178,68 @@ fn away(key: &KeyView) -> Option<&Block> {
     blocks.max_by_key(|block| (block.cause.is_terminal() || block.is_disabled(), block.until))
 }
 
-/// Quotas of projects, and rate limits of clients.
-fn tell_quotas(buckets: &[BucketView], sheet: &mut Sheet<'_>) -> Written {
-    let quotas = || {
-        let quotas = buckets.iter().filter_map(|view| match &view.bucket {
-            Bucket::Quota(project, model, dimension) => Some((
-                [("project", project.as_str()), ("model", model.as_str()), ("dimension", word(*dimension))],
-                view,
-            )),
-            Bucket::Client(_) | Bucket::Probe(_) => None,
+/// The names of models that a scraper is told; the rest is one, since clients can invent them.
+struct Names<'n>(BTreeSet<&'n str>);
+
+impl<'n> Names<'n> {
+    fn of(answered: &'n BTreeSet<Model>) -> Self {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:/@+".contains(&b);
+        let names = answered.iter().map(Model::as_str);
+        let plain = names.filter(|name| name.len() <= LONGEST_MODEL && name.bytes().all(is_plain));
+        Self(plain.take(MOST_MODELS).collect())
+    }
+
+    fn name<'m>(&self, model: &'m Model) -> &'m str {
+        if self.0.contains(model.as_str()) { model.as_str() } else { "other" }
+    }
+}
+
+/// What keeps projects and keys from single models.
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 have 41 bits")]
+fn tell_blocks(keys: &[KeyView], names: &Names<'_>, sheet: &mut Sheet<'_>) -> Written {
+    let mut ends: BTreeMap<_, Utc> = BTreeMap::new();
+    for key in keys {
+        let of_models = key.blocks.iter().filter_map(|(subject, block)| match subject {
+            Subject::Bucket(_, model) => Some(("", model, block)),
+            Subject::KeyModel(_, model) => Some((key.key.as_str(), model, block)),
+            _ => None,
         });
-        quotas.take(MOST_BUCKETS)
-    };
-    let used = quotas().map(|(labels, view)| (labels, gauge(view.used)));
+        for (id, model, block) in
+            of_models.filter(|(.., block)| !block.cause.is_terminal() && !block.is_disabled())
+        {
+            let labels = (key.project.as_str(), id, names.name(model), block.cause.as_str());
+            ends.entry(labels).and_modify(|until| *until = block.until.max(*until)).or_insert(block.until);
+        }
+    }
+    let ends = ends.into_iter().take(MOST_BUCKETS).map(|((project, key, model, reason), until)| {
+        let labels = [("project", project), ("key", key), ("model", model), ("reason", reason)];
+        (labels, ConstGauge::new(until.as_ms() as f64 / 1_000.0))
+    });
+    let help = "When a project, or one key of it, can be used again for a model, as Unix time";
+    sheet.family("model_blocked_until_timestamp_seconds", help, ends)
+}
+
+/// What is used, in hand and allowed.
+type Sums = (u64, u64, Option<u64>);
+
+/// Quotas of projects, and rate limits of clients.
+fn tell_quotas(buckets: &[BucketView], names: &Names<'_>, sheet: &mut Sheet<'_>) -> Written {
+    let mut sums: BTreeMap<[(&str, &str); 3], Sums> = BTreeMap::new();
+    for view in buckets {
+        let Bucket::Quota(project, model, dimension) = &view.bucket else { continue };
+        let model = names.name(model);
+        let labels = [("project", project.as_str()), ("model", model), ("dimension", word(*dimension))];
+        let (used, open, limit) = sums.entry(labels).or_default();
+        (*used, *open) = (*used + view.used, *open + view.open);
+        // Those of many together are no limit of anything.
+        *limit = view.limit.filter(|_| model != "other");
+    }
+    let quotas = || sums.iter().take(MOST_BUCKETS).map(|(labels, sums)| (*labels, sums));
+    let used = quotas().map(|(labels, (used, ..))| (labels, gauge(*used)));
     sheet.family("quota_used", "What counts as used now of a quota, in requests or tokens", used)?;
-    let leased = quotas().map(|(labels, view)| (labels, gauge(view.open)));
+    let leased = quotas().map(|(labels, (_, open, _))| (labels, gauge(*open)));
     sheet.family("quota_leased", "What gateways have in hand of a quota, in requests or tokens", leased)?;
-    let limits = quotas().filter_map(|(labels, view)| Some((labels, gauge(view.limit?))));
+    let limits = quotas().filter_map(|(labels, (.., limit))| Some((labels, gauge((*limit)?))));
     sheet.family("quota_limit", "What a quota allows, in requests or tokens", limits)?;
     let clients = || {
         let clients = buckets.iter().filter_map(|view| match &view.bucket {

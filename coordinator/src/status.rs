@@ -1,13 +1,13 @@
 //! What a coordinator shows of itself, and how somebody asks the one who leads: the [`Desk`] is for whoever asks, the
 //! [`Post`] for the leader. Figures that need no look into the ledger are in the [`Pulse`], which never waits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyfleet_core::alert::Alerts;
 use keyfleet_core::alert::mute::Silence;
-use keyfleet_core::id::ReplicaId;
+use keyfleet_core::id::{Model, ReplicaId};
 use keyfleet_core::ledger::{BucketView, KeyView, Ledger, Saved, Step, Term};
 use keyfleet_core::message::{Answer, Operation};
 use keyfleet_core::owner::Partition;
@@ -125,11 +125,13 @@ pub struct Overview {
     pub keys: Vec<KeyView>,
     /// The buckets, by name.
     pub buckets: Vec<BucketView>,
+    /// Models that were answered for at some time: others may be inventions of clients.
+    pub answered: BTreeSet<Model>,
 }
 
 impl Overview {
     pub(crate) fn of(ledger: &mut Ledger, now: Now) -> Self {
-        Self { keys: ledger.view(now), buckets: ledger.buckets(now) }
+        Self { keys: ledger.view(now), buckets: ledger.buckets(now), answered: ledger.answered() }
     }
 }
 

@@ -162,7 +162,9 @@ async fn both_formats_are_told_and_exemplars_lead_to_traces() {
 async fn ten_thousand_hostile_names_are_one() {
     const HOSTILE: usize = 10_000;
     let sim = Sim::start(World::pool(2, 1)).await;
-    let gateway = Gateway::start(sim.config()).await;
+    let mut config = sim.config();
+    config["limits"] = json!([{"models": "*", "rpm": 100_000, "rpd": 1_000_000}]);
+    let gateway = Gateway::start(config).await;
     assert_eq!(gateway.client().chat(MODEL, true).await.expect("an answer").status, 200);
     let secret = sim.secrets().remove(0);
     let before = figures(&gateway.client()).await.len();
@@ -194,6 +196,10 @@ async fn ten_thousand_hostile_names_are_one() {
     let counted = after.sum("keyfleet_requests_total").unwrap_or_default();
     assert_eq!(counted.to_string(), (HOSTILE + 1).to_string());
     assert!(after.len() < before + 200, "{before} samples became {}", after.len());
+    for name in ["used", "leased", "limit"] {
+        let models = after.values(&format!("keyfleet_coordinator_quota_{name}"), "model");
+        assert!(models.is_subset(&BTreeSet::from([MODEL, "other"])), "{models:?}");
+    }
     assert!(!text.contains(&secret) && !text.contains("hostile") && !text.contains("invented"), "{text}");
     assert_eq!(promtool(&["check", "metrics"], &text), "");
 }

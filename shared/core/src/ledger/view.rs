@@ -1,11 +1,11 @@
 //! What the ledger shows to people.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{External, Ledger, Totals};
 use crate::block::Block;
 use crate::health::Score;
-use crate::id::{KeyId, ProjectId};
+use crate::id::{KeyId, Model, ProjectId};
 use crate::message::Subject;
 use crate::quota::Bucket;
 use crate::time::Now;
@@ -114,6 +114,12 @@ impl Ledger {
         }));
         buckets.sort_by(|a, b| a.bucket.cmp(&b.bucket));
         buckets
+    }
+
+    /// Every model that was ever answered for, as far as it is known.
+    pub fn answered(&self) -> BTreeSet<Model> {
+        let answered = self.totals.iter().filter(|(_, totals)| totals.answered > 0);
+        answered.map(|((_, model), _)| model).filter(|model| !model.as_str().is_empty()).cloned().collect()
     }
 
     /// How many buckets are in the book, and how many lots are out.

@@ -57,7 +57,8 @@ pub(super) async fn busy() -> (Cluster, [Figures; 3]) {
     let (gateway, coordinator) = (cluster.gateway(0), cluster.coordinator(leader));
     let blocked = coordinator.post("/api/v1/keys/k1/block?minutes=5", &json!({})).await.expect("an answer");
     assert_eq!(blocked.status, 200, "{}", blocked.text);
-    cluster.sim().rules(vec![Rule::family(Family::Overloaded).path("chat/completions").times(1)]);
+    let once = |family| Rule::family(family).path("chat/completions").times(1);
+    cluster.sim().rules(vec![once(Family::Overloaded), once(Family::PerDay429)]);
     for stream in [true, false] {
         let answer = ask(&gateway, stream).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -69,10 +70,11 @@ pub(super) async fn busy() -> (Cluster, [Figures; 3]) {
             ["keyfleet", "keyfleet_coordinator"].iter().zip([&told, &led]).all(|(prefix, figures)| {
                 figures.sum(&format!("{prefix}_key_blocked_until_timestamp_seconds")).is_some()
             });
+        let spent = led.sum("keyfleet_coordinator_model_blocked_until_timestamp_seconds").is_some();
         let reported = led.sum("keyfleet_coordinator_key_attempts_total")? >= 3.0;
         let ended = told.sum("keyfleet_requests_total")? >= 2.0;
         let lag = led.sum("keyfleet_coordinator_event_age_seconds").is_some();
-        (blocked && reported && ended && lag).then_some([told, led, standby])
+        (blocked && spent && reported && ended && lag).then_some([told, led, standby])
     })
     .await;
     (cluster, told)
