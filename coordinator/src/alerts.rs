@@ -134,7 +134,7 @@ impl Watch {
             store_suspect: blind,
             config_rejected: post.config_rejected(),
             failing: stopped.chain(refused).chain(waiting).collect(),
-            ..ledger.observe(|model| pool(model).into_iter(), now)
+            ..ledger.observe(|model| pool(model).into_iter(), self.machine.pools(), now)
         }
     }
 

@@ -308,6 +308,21 @@ impl Post {
         }
     }
 
+    /// What the last leader knew: who has quota in hand, and who was lost by then.
+    pub(crate) fn inherits(
+        &mut self,
+        at_work: impl IntoIterator<Item = ReplicaId>,
+        lost: impl IntoIterator<Item = ReplicaId>,
+    ) {
+        at_work.into_iter().for_each(|boot| self.has_quota(&boot));
+        let silent = clock::mono().minus(SILENT);
+        for boot in lost {
+            if self.at_work.len() < MAX_REPLICAS {
+                self.at_work.entry(boot).or_insert(silent);
+            }
+        }
+    }
+
     /// A holder has quota in hand, or gets some, and will be heard of again.
     pub(crate) fn has_quota(&mut self, boot: &ReplicaId) {
         if self.at_work.len() < MAX_REPLICAS || self.at_work.contains_key(boot) {

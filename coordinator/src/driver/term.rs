@@ -92,6 +92,8 @@ impl<'d> Reign<'d> {
         if takes_over {
             first.entries.extend(reign.ledger.all_entries(now));
         }
+        let (at_work, lost) = (reign.ledger.holders(), reign.alerts.machine.lost());
+        reign.driver.post.inherits(at_work, lost);
         // Of what it decides the first beat tells, which also says that decisions of earlier leaders hold.
         reign.commit(vec![first]).await.map_err(|()| NotBegun::NotWritten)?;
         reign.driver.suspect = false;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stored::Place;
 use super::{Alerts, Labels, MAX_HISTORY, MAX_INSTANCES, Past, Policy, Rule, Timing, digest};
+use crate::id::{Model, ReplicaId};
 use crate::time::Utc;
 
 /// What a rule reads of one thing that it watches. What is not read is clear.
@@ -204,6 +205,26 @@ impl Alerts {
         };
         self.instances.insert(fingerprint.to_owned(), instance);
         self.touched.insert(Place::Instance(fingerprint.to_owned()));
+    }
+
+    /// The models whose pools are, or may soon be, said to be exhausted or low.
+    pub fn pools(&self) -> Vec<Model> {
+        let of_pools = self.instances.values().filter(|instance| {
+            matches!(instance.rule, Rule::PoolExhausted | Rule::PoolLow)
+                && (instance.fires() || instance.pends())
+        });
+        of_pools
+            .filter_map(|instance| instance.labels.get("model"))
+            .map(|name| Model::new(name.as_str()))
+            .collect()
+    }
+
+    /// The gateways that are said to be lost.
+    pub fn lost(&self) -> Vec<ReplicaId> {
+        let lost = self.instances.values().filter(|one| one.rule == Rule::ReplicaLost && one.fires());
+        lost.filter_map(|instance| instance.labels.get("replica"))
+            .map(|name| ReplicaId::new(name.as_str()))
+            .collect()
     }
 
     pub(super) fn remember(&mut self, past: Past) {

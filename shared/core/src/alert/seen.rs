@@ -72,8 +72,10 @@ pub struct Seen {
 pub struct ModelSeen {
     /// Which.
     pub model: Model,
-    /// Keys that can serve it now.
+    /// Keys that can serve it today.
     pub usable: usize,
+    /// Those of them that have quota left for this minute.
+    pub ready: usize,
     /// Keys that may serve it at all.
     pub all: usize,
     /// The attempts for it.
@@ -158,11 +160,12 @@ impl Seen {
 
 impl ModelSeen {
     fn readings(&self, at: &Thresholds) -> Vec<Reading> {
-        let Self { model, usable, all, traffic } = self;
+        let Self { model, usable, ready, all, traffic } = self;
         let labels = || [("model", model.as_str())];
         let mut readings = Vec::new();
-        if *all > 0 && *usable == 0 {
-            let summary = format!("none of {all} keys can serve {model}");
+        if *all > 0 && *ready == 0 {
+            let quota = if *usable > 0 { ": the quota of every one is spent" } else { "" };
+            let summary = format!("none of {all} keys can serve {model}{quota}");
             readings.push(reading(Rule::PoolExhausted, labels(), true, summary, Some("0".to_owned())));
         }
         if usable * 100 < all * LOW.1 {

@@ -1,10 +1,10 @@
 //! What the ledger knows that people may have to be told of.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::Ledger;
-use crate::alert::seen::{ModelSeen, Seen};
+use crate::alert::seen::{ModelSeen, Seen, Traffic};
 use crate::block::Block;
 use crate::id::{KeyId, Model, ProjectId};
 use crate::message::Subject;
@@ -25,18 +25,49 @@ struct Out<'l> {
     of_model: HashMap<&'l Model, (HashSet<&'l KeyId>, HashSet<&'l ProjectId>)>,
 }
 
+/// Projects whose quota for a model is spent: for the day, and for now.
+#[derive(Default)]
+struct Spent {
+    day: HashMap<Model, HashSet<ProjectId>>,
+    now: HashMap<Model, HashSet<ProjectId>>,
+}
+
+impl Spent {
+    fn has(of: &HashMap<Model, HashSet<ProjectId>>, model: &Model, project: &ProjectId) -> bool {
+        of.get(model).is_some_and(|projects| projects.contains(project))
+    }
+
+    fn models(&self) -> impl Iterator<Item = &Model> {
+        self.day.keys().chain(self.now.keys())
+    }
+}
+
 impl Ledger {
-    /// What holds now. `pool` says which keys may serve a model at all.
-    pub fn observe<'k, K>(&mut self, pool: impl Fn(&Model) -> K, now: Now) -> Seen
+    /// What holds now. `pool` says which keys may serve a model at all. Of `watched` models it is told also where nobody
+    /// has asked for them, as a leader that has just begun to lead knows of none.
+    pub fn observe<'k, K>(
+        &mut self,
+        pool: impl Fn(&Model) -> K,
+        watched: impl IntoIterator<Item = Model>,
+        now: Now,
+    ) -> Seen
     where
         K: Iterator<Item = &'k KeyId>,
     {
-        let (rates, overall) = self.rates.all(now.mono);
+        let (mut rates, overall) = self.rates.all(now.mono);
+        // What asks for no model says nothing of one.
+        rates.retain(|(model, _)| !model.as_str().is_empty() && !model.as_str().starts_with('#'));
+        let spent = self.quotas_spent(now);
+        // Nobody can ask for what is spent everywhere.
+        let quiet: BTreeSet<_> = spent.models().cloned().chain(watched).collect();
+        let quiet = quiet.into_iter().filter(|model| rates.iter().all(|(known, _)| known != model));
+        let quiet: Vec<_> = quiet.map(|model| (model, Traffic::default())).collect();
+        rates.extend(quiet);
         let out = self.out(now);
         let models: Vec<_> = rates
             .into_iter()
             .map(|(model, traffic)| {
-                let (mut all, mut usable) = (0, 0);
+                let (mut all, mut usable, mut ready) = (0, 0, 0);
                 let of_model = out.of_model.get(&model);
                 for key in pool(&model) {
                     let Some(state) = self.keys.get(key) else { continue };
@@ -46,13 +77,15 @@ impl Ledger {
                         || of_model.is_some_and(|(keys, projects)| {
                             keys.contains(key) || projects.contains(&state.project)
                         });
+                    let is_out = is_out || Spent::has(&spent.day, &model, &state.project);
                     usable += usize::from(!is_out);
+                    ready += usize::from(!is_out && !Spent::has(&spent.now, &model, &state.project));
                 }
-                ModelSeen { model, usable, all, traffic }
+                ModelSeen { model, usable, ready, all, traffic }
             })
             .collect();
         let exhausted: HashSet<_> =
-            models.iter().filter(|model| model.usable == 0).map(|model| model.model.clone()).collect();
+            models.iter().filter(|model| model.ready == 0).map(|model| model.model.clone()).collect();
         let seen = Seen {
             models,
             overall,
@@ -65,6 +98,26 @@ impl Ledger {
         };
         self.rates.forget(|model| exhausted.contains(model), now.mono);
         seen
+    }
+
+    /// Of models that were answered for: others may be inventions of clients.
+    fn quotas_spent(&mut self, now: Now) -> Spent {
+        let buckets = self.spent(now);
+        let mut spent = Spent::default();
+        if buckets.is_empty() {
+            return spent;
+        }
+        let answered = self.answered();
+        for bucket in buckets {
+            let is_daily = bucket.is_daily();
+            if let Bucket::Quota(project, model, _) = bucket
+                && answered.contains(&model)
+            {
+                let of = if is_daily { &mut spent.day } else { &mut spent.now };
+                of.entry(model).or_default().insert(project);
+            }
+        }
+        spent
     }
 
     fn out(&self, now: Now) -> Out<'_> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::learned::{Externals, Learned};
 use super::{KeyState, Ledger, Notes, millis};
-use crate::id::KeyId;
+use crate::id::{KeyId, ReplicaId};
 use crate::message::{Change, Subject};
 use crate::owner::{Owner, Partition};
 use crate::quota::account::{Account, Moment};
@@ -116,6 +116,21 @@ impl Ledger {
                 (bucket, used, open, limit)
             })
             .collect()
+    }
+
+    /// The holders that have quota in hand.
+    pub fn holders(&self) -> Vec<ReplicaId> {
+        self.quotas.grantor.holders().cloned().collect()
+    }
+
+    /// Quotas of which nothing is left and somebody was refused.
+    pub(super) fn spent(&mut self, now: Now) -> Vec<Bucket> {
+        let moment = self.quotas.moment(now);
+        let Self { roster, quotas: Quotas { grantor, learned, .. }, .. } = self;
+        let limit = |bucket: &Bucket| {
+            roster.limits.limit(bucket).or_else(|| learned.get(bucket).map(|learned| learned.limit))
+        };
+        grantor.spent(limit, moment)
     }
 
     /// What a bucket may hold: by the operator's word, else by the upstream's.

@@ -177,6 +177,17 @@ impl Grantor {
         account.map_or(0, |account| account.used(&terms, now).saturating_add(account.open()))
     }
 
+    /// Buckets of which nothing is left and somebody was refused.
+    pub fn spent(&mut self, limit: impl Fn(&Bucket) -> Option<u64>, now: Moment) -> Vec<Bucket> {
+        let terms = self.terms;
+        let refused = self.accounts.iter_mut().filter(|(_, account)| account.refused_at.is_some());
+        let spent = refused.filter_map(|(bucket, account)| {
+            let taken = account.used(&terms, now).saturating_add(account.open());
+            limit(bucket).is_some_and(|limit| taken >= limit).then(|| bucket.clone())
+        });
+        spent.collect()
+    }
+
     /// Whether a bucket was, a moment ago, asked for more than it had.
     pub fn is_short_of(&self, bucket: &Bucket, now: Moment) -> bool {
         self.accounts.get(bucket).is_some_and(|account| now.time < account.short_until)
@@ -195,6 +206,11 @@ impl Grantor {
     /// How many buckets are in the book, and how many lots are out.
     pub fn counts(&self) -> (usize, usize) {
         (self.accounts.len(), self.accounts.values().map(|account| account.lots.len()).sum())
+    }
+
+    /// Who has lots.
+    pub fn holders(&self) -> impl Iterator<Item = &ReplicaId> {
+        self.holders.keys()
     }
 
     /// Every lot that is out.

@@ -2,6 +2,7 @@
 
 mod alone;
 mod rules;
+mod spent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -7,7 +7,7 @@ use crate::id::{Host, KeyId, Model, ProjectId, ReplicaId};
 fn model(usable: usize, all: usize, attempts: u64, failed: u64, p95_ms: u64) -> Seen {
     let p95 = Some(Duration::from_millis(p95_ms));
     let traffic = Traffic { attempts, failed, p95 };
-    let model = ModelSeen { model: Model::new("m"), usable, all, traffic };
+    let model = ModelSeen { model: Model::new("m"), usable, ready: usable, all, traffic };
     // All models are this one.
     Seen { models: vec![model], overall: traffic, ..Seen::default() }
 }
@@ -89,7 +89,8 @@ fn facts_fire_for_each_thing_and_are_clear_without() {
 #[test]
 fn what_fails_a_little_everywhere_fails_over_all() {
     let traffic = Traffic { attempts: 10, failed: 2, p95: Some(Duration::from_secs(9)) };
-    let models = ["a", "b"].map(|name| ModelSeen { model: Model::new(name), usable: 1, all: 1, traffic });
+    let models =
+        ["a", "b"].map(|name| ModelSeen { model: Model::new(name), usable: 1, ready: 1, all: 1, traffic });
     let overall = Traffic { attempts: 20, failed: 4, ..traffic };
     let mut seen = Seen { models: models.into(), overall, ..Seen::default() };
     let readings = seen.readings(&Thresholds::default());
@@ -107,6 +108,7 @@ fn names_of_models_are_bounded() {
     let models = (0..500).map(|n| ModelSeen {
         model: Model::new(format!("m{n}")),
         usable: 0,
+        ready: 0,
         all: 1,
         traffic: Traffic { attempts: n, ..Traffic::default() },
     });

@@ -34,7 +34,7 @@ impl World {
         self.wants_of(rpm(), "r", number, need)
     }
 
-    fn wants_of(&mut self, bucket: Bucket, replica: &str, number: u64, need: u64) -> u64 {
+    pub(super) fn wants_of(&mut self, bucket: Bucket, replica: &str, number: u64, need: u64) -> u64 {
         let wants = vec![Want { bucket, need, ahead: 0, debt: 0 }];
         let boot = ReplicaId::new(replica);
         let request = LeaseRequest { boot, number, epoch: 0, reports: Vec::new(), wants };
@@ -74,7 +74,7 @@ impl World {
     }
 }
 
-fn limited(rule: Rule) -> Roster {
+pub(super) fn limited(rule: Rule) -> Roster {
     let mut roster = roster();
     roster.limits.projects.insert(ProjectId::new("a"), vec![vec![rule]]);
     roster

@@ -1,12 +1,15 @@
 //! What people may have to be told of.
 
+use super::learned::limited;
 use super::*;
 use crate::alert::seen::Seen;
 use crate::latency::Latencies;
+use crate::quota::Dimension;
+use crate::quota::rules::Rule;
 
 fn seen(world: &mut World) -> Seen {
     let keys: Vec<_> = roster().keys.into_iter().map(|member| member.key).collect();
-    world.ledger.observe(|_| keys.iter(), now(world.ms))
+    world.ledger.observe(|_| keys.iter(), [], now(world.ms))
 }
 
 fn served(world: &mut World, times: Option<Vec<(Model, Latencies)>>) -> Seen {
@@ -51,4 +54,30 @@ fn a_key_is_usable_unless_it_its_project_or_its_quota_is_out() {
     assert_eq!(usable(&mut world), (0, 4));
     let out: Vec<_> = seen(&mut world).disabled.into_iter().map(|(key, _)| key).collect();
     assert_eq!(out, ["a1", "a2", "b1"].map(KeyId::new), "every key of the project");
+}
+
+/// A quota of which nothing is left keeps a key from work as a block does; that of a minute only for as long as it lasts.
+#[test]
+fn a_key_without_quota_is_usable_when_its_quota_comes_back() {
+    let rule = Rule { rpm: Some(5), ..Rule::default() };
+    let daily = Rule { rpd: Some(5), ..Rule::default() };
+    for (dimension, rule, usable) in [(Dimension::Rpd, daily, 2), (Dimension::Rpm, rule, 4)] {
+        let roster = limited(rule);
+        let mut world = world();
+        world.restart(roster.clone());
+        world.answers("c1", false);
+        let counts = |world: &mut World| {
+            let model = seen(world).models.pop().unwrap();
+            (model.usable, model.ready, model.all)
+        };
+        assert_eq!(counts(&mut world), (4, 4, 4));
+        let bucket = Bucket::Quota(ProjectId::new("a"), Model::new(MODEL), dimension);
+        assert_eq!(world.wants_of(bucket.clone(), "r", 1, 5), 5);
+        assert_eq!(counts(&mut world), (4, 4, 4), "nobody was refused");
+        assert_eq!(world.wants_of(bucket, "another", 1, 1), 0);
+        assert_eq!(counts(&mut world), (usable, 2, 4), "{dimension:?}");
+        // The next leader has heard of no attempt.
+        world.restart(roster);
+        assert_eq!(counts(&mut world), (usable, 2, 4), "{dimension:?}");
+    }
 }

@@ -11,10 +11,10 @@ use super::super::limited;
 use super::{alerts, leader, operate};
 
 /// A new leader knows rates after a minute, and forgets them after another.
-const LONG: Duration = Duration::from_mins(3);
+pub(super) const LONG: Duration = Duration::from_mins(3);
 
 /// Of each rule, words of what it advises.
-const ADVICE: [(&str, &str); 13] = [
+const ADVICE: [(&str, &str); 14] = [
     ("pool_exhausted", "`coordinator keys` shows"),
     ("pool_low", "add projects"),
     ("unhealthy_keys", "share a project"),
@@ -28,10 +28,11 @@ const ADVICE: [(&str, &str); 13] = [
     ("bus_unreachable", "Bring NATS back"),
     ("replica_lost", "look at its log"),
     ("leader_changed", "did not hand over"),
+    ("key_disabled", "Replace the key"),
 ];
 
 /// No rule waits longer than it has to.
-fn config(more: &Value, receivers: &[(&str, &Sink)]) -> Value {
+pub(super) fn config(more: &Value, receivers: &[(&str, &Sink)]) -> Value {
     let brief = json!({"for_secs": 1, "keep_firing_for_secs": 1});
     let mut rules: BTreeMap<_, _> =
         ADVICE.iter().map(|(rule, _)| ((*rule).to_owned(), brief.clone())).collect();
@@ -51,7 +52,7 @@ fn config(more: &Value, receivers: &[(&str, &Sink)]) -> Value {
 }
 
 /// Of every alert, what was told of it in order; a message lists all that fires, so that what is no news is left out.
-fn stories(sink: &Sink) -> BTreeMap<(String, String), Vec<String>> {
+pub(super) fn stories(sink: &Sink) -> BTreeMap<(String, String), Vec<String>> {
     let mut stories: BTreeMap<_, Vec<String>> = BTreeMap::new();
     let mut ids = BTreeSet::new();
     for message in sink.messages() {
@@ -82,7 +83,7 @@ fn stands(sink: &Sink, rule: &str, status: &str) -> bool {
     of_rule.peek().is_some() && of_rule.all(|story| story.last().is_some_and(|last| last == status))
 }
 
-async fn told(sink: &Sink, rule: &str, status: &str) {
+pub(super) async fn told(sink: &Sink, rule: &str, status: &str) {
     eventually(&format!("{rule} is told: {status}"), LONG, || async {
         stands(sink, rule, status).then_some(())
     })
