@@ -1,7 +1,8 @@
 //! What becomes of messages: who is tried when, and what is given up.
 //!
 //! A receiver that is away is tried again for a day. One that will never take a message loses that one alone, and its
-//! group says what still fires with its next. One that will never take any is left alone.
+//! group says what still fires with its next. One that will never take any is left alone, and one that asks for a pause
+//! gets it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Receiver {
     pub refused: u32,
     /// When the last of them was given up.
     pub refused_at: Option<Utc>,
+    /// It asked to be left alone until then, with whatever message.
+    pub not_before: Option<Utc>,
 }
 
 /// What became of an attempt.
@@ -93,12 +96,18 @@ pub struct GivenUp {
     pub at: Utc,
 }
 
+impl Receiver {
+    fn takes(&self, now: Utc) -> bool {
+        self.stopped.is_none() && self.not_before.is_none_or(|at| at <= now)
+    }
+}
+
 impl Alerts {
     /// Messages that are to be sent now, the oldest first, by number. They have to be stored before.
     pub fn due(&self, now: Utc) -> impl Iterator<Item = (u64, &Queued)> {
         let may = move |queued: &Queued| {
             let known = self.receivers.get(&queued.receiver);
-            queued.next <= now && known.is_none_or(|known| known.stopped.is_none())
+            queued.next <= now && known.is_none_or(|known| known.takes(now))
         };
         self.outbox.iter().filter(move |(_, queued)| may(queued)).map(|(number, queued)| (*number, queued))
     }
@@ -122,8 +131,9 @@ impl Alerts {
                 Became::Delivered
             }
             Attempt::Later { after, why } => {
-                let (why, _) = failed(&mut self.receivers, queued, &why, now);
+                let (why, receiver) = failed(&mut self.receivers, queued, &why, now);
                 let asked = after.unwrap_or_default().min(LONGEST_WAIT);
+                receiver.not_before = Some(now.plus(asked));
                 queued.next = now.plus(backoff(queued.attempts, draw).max(asked));
                 queued.attempts = queued.attempts.saturating_add(1);
                 queued.why = Some(why);
@@ -171,6 +181,7 @@ impl Alerts {
                 why: why.unwrap_or_default(),
                 refused: MIN_FAILED,
                 refused_at: Some(now),
+                not_before: None,
             });
         }
     }

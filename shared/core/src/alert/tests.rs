@@ -6,6 +6,7 @@ use super::pipeline::Queued;
 use super::*;
 use crate::state::{Entry, Image};
 
+mod deliveries;
 mod incidents;
 mod muting;
 mod rules;
@@ -319,20 +320,18 @@ fn what_was_given_up_is_kept_in_the_order_of_that() {
     bench.set(RULE, "x", true);
     bench.pass(10);
     bench.tick();
-    let later = Attempt::Later { after: Some(60 * SECOND), why: "503".to_owned() };
-    bench.now = bench.now.plus(SECOND);
-    bench.tick();
-    assert_eq!(bench.attempt(&later), [firing(RULE, &["x"])]);
     bench.set(Rule::PoolLow, "y", true);
-    let refused = Attempt::Refused { why: "400".to_owned() };
-    for (seconds, rule, of) in [(11, Rule::PoolLow, "y"), (60, RULE, "x")] {
-        for _ in 0..seconds {
-            bench.now = bench.now.plus(SECOND);
-            bench.tick();
-        }
-        assert_eq!(bench.attempt(&refused), [firing(rule, &[of])]);
+    for _ in 0..11 {
+        bench.now = bench.now.plus(SECOND);
+        bench.tick();
+    }
+    let due: Vec<_> = bench.alerts.due(bench.now).map(|(number, queued)| (number, queued.rule)).collect();
+    assert_eq!(due.iter().map(|(_, rule)| *rule).collect::<Vec<_>>(), [RULE, Rule::PoolLow]);
+    for (number, rule) in due.into_iter().rev() {
+        bench.alerts.attempted(number, Attempt::Refused { why: "400".to_owned() }, 0, bench.now);
         assert_eq!(bench.alerts.given_up().next_back().map(|last| last.rule), Some(rule));
     }
+    bench.store();
     bench.take_over();
     let rules: Vec<_> = bench.alerts.given_up().map(|given_up| given_up.rule).collect();
     assert_eq!(rules, [Rule::PoolLow, RULE]);
