@@ -14,7 +14,7 @@ pub(crate) struct Notice {
     pub(crate) rule: String,
     pub(crate) title: String,
     pub(crate) severity: Severity,
-    /// Whether anything of it fires.
+    /// Whether anything fires of which the receiver knows then: what it was told of before need not be in here.
     pub(crate) status: Status,
     pub(crate) alerts: Vec<Item>,
     /// Which deployment.
@@ -76,7 +76,7 @@ impl Notice {
             rule: queued.rule.as_str().to_owned(),
             title: queued.rule.title().to_owned(),
             severity: queued.severity,
-            status: Status::of(queued.items.iter().any(|item| item.ended.is_none())),
+            status: Status::of(queued.still_fires || queued.items.iter().any(|item| item.ended.is_none())),
             alerts: items.collect(),
             cluster: cluster.to_owned(),
         }
@@ -110,5 +110,51 @@ impl Notice {
         let end = |item: &Item| Item { status: Status::Resolved, ended_ms: Some(now_ms), ..item.clone() };
         let alerts = self.alerts.iter().map(end).collect();
         Self { id: format!("{}-over", self.id), status: Status::Resolved, alerts, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfleet_core::alert::Rule;
+    use keyfleet_core::alert::pipeline;
+    use keyfleet_core::time::Utc;
+
+    use super::*;
+
+    #[test]
+    fn it_is_over_when_nothing_fires_of_which_the_receiver_knows() {
+        let at = Utc::from_ms(1_800_000_000_000);
+        let item = |ended| pipeline::Item {
+            fingerprint: "f".to_owned(),
+            labels: BTreeMap::new(),
+            summary: "x is wrong".to_owned(),
+            value: None,
+            started: at,
+            ended,
+        };
+        let (fires, over) = (item(None), item(Some(at)));
+        for (items, still_fires, expected) in [
+            (vec![fires.clone()], false, Status::Firing),
+            (vec![fires, over.clone()], false, Status::Firing),
+            (vec![over.clone()], false, Status::Resolved),
+            (vec![over], true, Status::Firing),
+        ] {
+            let queued = Queued {
+                id: "msg".to_owned(),
+                receiver: "a".to_owned(),
+                rule: Rule::KeyDisabled,
+                severity: Severity::Critical,
+                items,
+                still_fires,
+                made: at,
+                attempts: 0,
+                next: at,
+                why: None,
+            };
+            let notice = Notice::of(&queued, "keyfleet");
+            let of_items: Vec<_> = queued.items.iter().map(|item| Status::of(item.ended.is_none())).collect();
+            assert_eq!(notice.status, expected, "{queued:?}");
+            assert_eq!(notice.alerts.iter().map(|item| item.status).collect::<Vec<_>>(), of_items);
+        }
     }
 }

@@ -47,6 +47,9 @@ pub struct Queued {
     pub severity: Severity,
     /// What there is to tell.
     pub items: Vec<Item>,
+    /// Something that the receiver was told of before goes on firing. It may be no item: it is silenced since.
+    #[serde(default)]
+    pub still_fires: bool,
     /// When it was made.
     pub made: Utc,
     /// How often it was tried in vain.
@@ -158,7 +161,7 @@ impl Alerts {
         {
             group.since = None;
             group.last = Some(now);
-            group.under_way = Some(self.send(rule, receiver, &news, policy, now));
+            group.under_way = Some(self.send(place.clone(), group.told.len(), &news, policy, now));
         }
         let is_as_before = self.groups.get(&place).map_or_else(|| group.is_idle(), |before| *before == group);
         if !is_as_before {
@@ -167,7 +170,15 @@ impl Alerts {
         }
     }
 
-    fn send(&mut self, rule: Rule, receiver: &str, news: &News, policy: &Policy, now: Utc) -> u64 {
+    /// `told` is how much the receiver believes to fire, what is over included.
+    fn send(
+        &mut self,
+        (rule, receiver): (Rule, String),
+        told: usize,
+        news: &News,
+        policy: &Policy,
+        now: Utc,
+    ) -> u64 {
         let number = self.next_number();
         let over = news.over.iter().map(|fingerprint| (fingerprint, true));
         let all = over.chain(news.firing.iter().map(|fingerprint| (fingerprint, false))).take(MAX_ITEMS);
@@ -177,12 +188,14 @@ impl Alerts {
         });
         let mut items: Vec<Item> = items.collect();
         items.sort_by(|a, b| (a.ended.is_some(), &a.labels).cmp(&(b.ended.is_some(), &b.labels)));
+        let over = items.iter().filter(|item| item.ended.is_some()).count();
         let queued = Queued {
-            id: digest([receiver, rule.as_str(), &number.to_string(), &now.as_ms().to_string()]),
-            receiver: receiver.to_owned(),
+            id: digest([receiver.as_str(), rule.as_str(), &number.to_string(), &now.as_ms().to_string()]),
+            receiver,
             rule,
             severity: policy.timing(rule).severity,
             items,
+            still_fires: told > over,
             made: now,
             attempts: 0,
             next: now,

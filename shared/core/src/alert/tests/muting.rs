@@ -140,3 +140,30 @@ fn each_is_told_what_it_wants_to_hear_and_when() {
     bench.clear(RULE, "x");
     assert_eq!(names(bench.pass(400)), ["any time"]);
 }
+
+#[test]
+fn an_end_says_whether_others_that_were_told_go_on() {
+    let mut bench = Bench::new();
+    for of in ["x", "y", "z"] {
+        bench.set(RULE, of, true);
+    }
+    assert_eq!(bench.pass(60), [firing(RULE, &["x", "y", "z"])]);
+    let until = bench.now.plus(GIVE_UP);
+    bench.alerts.silence(silence(&[("of", "y")], until), bench.now).unwrap();
+    // One that was never told does not count.
+    bench.alerts.silence(silence(&[("of", "w")], until), bench.now).unwrap();
+    bench.set(RULE, "w", true);
+    for (over, still_fires) in [(["x", "z"].as_slice(), true), (&["y"], false)] {
+        for of in over {
+            bench.clear(RULE, of);
+        }
+        while bench.alerts.due(bench.now).next().is_none() {
+            bench.now = bench.now.plus(SECOND);
+            bench.tick();
+        }
+        let queued: Vec<_> = bench.alerts.outbox().map(|queued| (told(queued), queued.still_fires)).collect();
+        assert_eq!(queued, [(resolved(RULE, over), still_fires)]);
+        bench.take_over();
+        assert_eq!(bench.pass(1), [resolved(RULE, over)]);
+    }
+}
