@@ -121,9 +121,12 @@ pub(super) fn labels(item: &Item, escape: Escape) -> String {
     pairs.join(" · ")
 }
 
-/// What to do, each advice once.
+/// What to do, each advice once; nothing when it is over.
 pub(super) fn advice(notice: &Notice) -> Vec<&str> {
     let mut all: Vec<&str> = Vec::new();
+    if notice.status == Status::Resolved {
+        return all;
+    }
     for item in &notice.alerts {
         let advice = item.advice.trim();
         if !advice.is_empty() && !all.contains(&advice) {

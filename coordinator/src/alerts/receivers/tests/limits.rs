@@ -268,6 +268,11 @@ fn a_message_says_what_happened_and_what_to_do() {
     {
         assert!(over.contains(part), "no {part} in {over}");
     }
+    for payload in [slack::payload, discord::payload, teams::payload] {
+        assert!(payload(&firing).to_string().contains("Replace the key."));
+        let over = payload(&resolved(&firing, NOW)).to_string();
+        assert!(!over.contains("Replace the key.") && !over.contains("What to do"), "{over}");
+    }
     let mut mixed = firing;
     mixed.alerts[0] = Item { status: Status::Resolved, ended_ms: Some(NOW), ..item(1, "a") };
     let mixed = slack::payload(&mixed).to_string();
