@@ -93,7 +93,13 @@ impl Watch {
         let known = |rule| settled || !needs_reports(rule);
         let readings = seen.readings(&config.alerts.thresholds);
         let before = self.firing();
-        self.machine.tick(readings, known, &config.alerts.policy, now.utc);
+        for receiver in self.machine.tick(readings, known, &config.alerts.policy, now.utc) {
+            tracing::error!(
+                receiver,
+                "a message about alerts is given up after a day: its receiver takes none"
+            );
+            post.note(|pulse| counted(pulse, receiver, Became::GivenUp));
+        }
         self.say(&before);
         self.show(post, config);
         self.stored()

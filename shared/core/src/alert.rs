@@ -158,12 +158,20 @@ pub struct Alerts {
 
 impl Alerts {
     /// Takes in what rules read now, and puts together what receivers have to know. Rules of which nothing is `known`
-    /// now leave their instances as they are.
-    pub fn tick(&mut self, readings: Vec<Reading>, known: impl Fn(Rule) -> bool, policy: &Policy, now: Utc) {
+    /// now leave their instances as they are. Returns the receivers of the messages that are given up now.
+    pub fn tick(
+        &mut self,
+        readings: Vec<Reading>,
+        known: impl Fn(Rule) -> bool,
+        policy: &Policy,
+        now: Utc,
+    ) -> Vec<String> {
         self.read(readings, known, policy, now);
         self.end_silences(now);
+        let given_up = self.give_up_the_old(now);
         self.spread(policy, now);
         self.forget_the_told();
+        given_up
     }
 
     /// The instances of rules that are pending, fire, or are resolved while somebody still has to hear of that.

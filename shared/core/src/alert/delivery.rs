@@ -160,6 +160,23 @@ impl Alerts {
         Some(became)
     }
 
+    /// Gives up what waits in vain for a receiver that takes nothing any more: no attempt is going to. Whose it was.
+    pub(super) fn give_up_the_old(&mut self, now: Utc) -> Vec<String> {
+        let mut old = Vec::new();
+        for (number, queued) in &mut self.outbox {
+            let known = self.receivers.get(&queued.receiver);
+            let stopped = known.and_then(|known| known.stopped.as_ref());
+            if let Some(why) = stopped.filter(|_| now.since(queued.made) >= GIVE_UP) {
+                queued.why = Some(why.clone());
+                old.push((*number, queued.receiver.clone()));
+            }
+        }
+        for (number, _) in &old {
+            self.end(*number, Became::GivenUp, now);
+        }
+        old.into_iter().map(|(_, receiver)| receiver).collect()
+    }
+
     /// Receivers that were given up are tried again: the operator may have corrected their addresses.
     pub fn reconsider(&mut self) {
         self.receivers.retain(|_, receiver| receiver.stopped.is_none() && receiver.refused == 0);
