@@ -49,9 +49,14 @@ fn quiet_hours(field: &Field<'_>) -> Option<QuietHours> {
         }
     }
     let name = zone.name().unwrap_or_else(|| "UTC".to_owned());
-    let (from, to) = (minute(&from)?, minute(&to)?);
+    let (from, until) = (minute(&from)?, minute(&to)?);
+    if from == until {
+        // As a span it would be all day, and no warning would ever be told.
+        to.problem("the same time as `from`; give a later or an earlier one, or remove `quiet_hours`");
+        return None;
+    }
     zone.show(quoted(&name));
-    let found = QuietHours::in_zone(from, to, &name);
+    let found = QuietHours::in_zone(from, until, &name);
     if found.is_none() {
         zone.problem("no time zone of that name; give one such as Europe/Berlin");
     }

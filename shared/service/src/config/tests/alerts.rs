@@ -71,4 +71,9 @@ monitoring: {alert_thresholds: {response_time_secs: 1, response_time_ms: 1000}}
     let zone =
         Case::file("alerts: {quiet_hours: {from: \"22:00\", to: \"7:30\", zone: Utopia}}\n").problems();
     assert!(zone.contains("no time zone of that name"), "{zone}");
+    let never_ends = Case::file("alerts: {quiet_hours: {from: \"07:00\", to: \"7:00\"}}\n").problems();
+    assert_eq!(
+        never_ends,
+        "config.yaml:1: alerts.quiet_hours.to: the same time as `from`; give a later or an earlier one, or remove `quiet_hours`"
+    );
 }
