@@ -282,7 +282,7 @@ groups: [{name: g, api_keys_file: \"${CREDENTIALS_DIRECTORY}/keys\"}]";
     let case = Case::file(file).and_file("keys", "a\nb\n").and_file("empty", "");
     let loaded = case.env("CREDENTIALS_DIRECTORY", "@").load();
     assert_eq!(secrets(&loaded.config.groups[0]), ["a", "b"]);
-    assert_eq!(loaded.config.server.admin_token, None, "an empty file is no secret");
+    assert_eq!(loaded.config.server.admin_token, None, "an empty credential is no secret");
     assert!(loaded.inputs.paths().any(|path| path.ends_with("keys")));
     let problems = Case::file(file).problems();
     assert_eq!(problems.matches("CREDENTIALS_DIRECTORY is not set").count(), 2, "{problems}");

@@ -152,7 +152,8 @@ impl<'c> Section<'c> {
         Some(path)
     }
 
-    /// A secret from `name`, or from the file that `name_file` names, with its place. An empty one is absent.
+    /// A secret from `name`, or from the file that `name_file` names, with its place. An empty text is absent, and so
+    /// is an empty credential of a unit. Any other empty file is a mistake: whoever names one means to give a secret.
     pub(super) fn secret(&mut self, name: &str) -> Option<(Secret, Field<'c>)> {
         let (field, text) = self.secret_text(name)?;
         if text.is_empty() || !field.sendable(&text) {
@@ -171,7 +172,7 @@ impl<'c> Section<'c> {
         secret
     }
 
-    /// The text of a secret, wherever it is; it may be empty.
+    /// The text of a secret, wherever it is; it may be empty, but in a file that is no credential.
     pub(super) fn secret_text(&mut self, name: &str) -> Option<(Field<'c>, String)> {
         let inline = self.field(name);
         let file_name = format!("{name}_file");
@@ -181,8 +182,18 @@ impl<'c> Section<'c> {
             return None;
         }
         if file.is_set() && file.origin > inline.origin {
-            let path = file.name()?;
-            return file.content(&path).map(|(content, _)| (file, content.trim().to_owned()));
+            let name = file.name()?;
+            let (content, path) = file.content(&name)?;
+            let text = content.trim();
+            // A unit's credentials all have to be there, wanted or not.
+            if text.is_empty() && !name.starts_with(IN_CREDENTIALS) {
+                file.problem(format_args!(
+                    "the file `{}` is empty; write the secret into it, or remove the option",
+                    path.display()
+                ));
+                return None;
+            }
+            return Some((file, text.to_owned()));
         }
         inline.text().map(|text| (inline, text))
     }

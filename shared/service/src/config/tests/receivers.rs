@@ -175,3 +175,35 @@ fn mistakes_are_told_with_their_place() {
         ],
     );
 }
+
+/// Nothing that a file was to give is taken for not wanted.
+#[test]
+fn an_empty_file_is_no_secret() {
+    let problems = Case::file(
+        "server: {admin_token_file: blank, clients: [{name: a, token_file: blank}]}
+redis_url_file: blank
+alerts:
+  heartbeat_url_file: blank
+  receivers:
+    - {name: a, type: slack, url_file: blank}
+    - {name: b, type: pagerduty, routing_key_file: blank}
+groups:
+  - {name: g, api_keys: [{key_file: blank}]}
+",
+    )
+    .and_file("blank", " \n")
+    .problems();
+    let expected = [
+        "config.yaml:1: server.admin_token_file",
+        "config.yaml:1: server.clients[0].token_file",
+        "config.yaml:2: redis_url_file",
+        "config.yaml:4: alerts.heartbeat_url_file",
+        "config.yaml:6: alerts.receivers[0].url_file",
+        "config.yaml:7: alerts.receivers[1].routing_key_file",
+        "config.yaml:9: groups[0].api_keys[0].key_file",
+    ];
+    let expected = expected.map(|place| {
+        format!("{place}: the file `blank` is empty; write the secret into it, or remove the option")
+    });
+    assert_eq!(problems, expected.join("\n"));
+}
