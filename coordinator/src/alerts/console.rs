@@ -111,7 +111,12 @@ fn begin(options: Options) -> Result<Wish, String> {
         let Some((name, value)) = part.split_once('=') else {
             return Err("of: give conditions such as rule=pool_low,model=gemini-2.5-pro".to_owned());
         };
-        matchers.insert(name.trim().to_owned(), value.trim().to_owned());
+        let name = name.trim();
+        if matchers.insert(name.to_owned(), value.trim().to_owned()).is_some() {
+            return Err(format!(
+                "of: {name} is given twice, and no alert has both; begin a silence for each"
+            ));
+        }
     }
     Ok(Wish::Begin(Silence {
         matchers,
@@ -175,6 +180,8 @@ mod tests {
         let matchers = matchers.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(silence.matchers, matchers.into());
         assert!(asked("pool_low", None).is_err());
+        let twice = asked("rule=pool_low,model=m, rule=pool_exhausted", None).unwrap_err();
+        assert_eq!(twice, "of: rule is given twice, and no alert has both; begin a silence for each");
         assert!(asked("rule=pool_low", Some(0)).is_err());
         assert!(asked("rule=pool_low", Some(MAX_MINUTES + 1)).is_err());
     }

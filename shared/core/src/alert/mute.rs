@@ -1,5 +1,6 @@
 //! What keeps a message back: a stronger alert that explains it, a silence, the night.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -89,16 +90,33 @@ impl Silence {
             Some("a silence needs a condition, such as rule=pool_low".to_owned())
         } else if self.matchers.len() > MAX_MATCHERS {
             Some(format!("a silence has {MAX_MATCHERS} conditions at most"))
-        } else if self.matchers.get("rule").is_some_and(|rule| Rule::named(rule).is_none()) {
-            let known: Vec<_> = Rule::ALL.iter().map(|rule| rule.as_str()).collect();
-            Some(format!("there is no such rule: {}", known.join(", ")))
         } else if texts.chain([&self.author, &self.reason]).any(is_long) {
             Some(format!("a text of a silence has {MAX_TEXT} bytes at most"))
         } else if self.until <= now || self.until.since(now) > LONGEST {
             Some("a silence ends within a year".to_owned())
         } else {
-            None
+            self.misses()
         }
+    }
+
+    /// Why no alert can ever be covered.
+    fn misses(&self) -> Option<String> {
+        let rule = self.matchers.get("rule");
+        let rules: Vec<_> =
+            Rule::ALL.into_iter().filter(|known| rule.is_none_or(|rule| known.as_str() == rule)).collect();
+        if rules.is_empty() {
+            let known = Rule::ALL.map(Rule::as_str).join(", ");
+            return Some(format!("there is no such rule; there are {known}"));
+        }
+        let severities = Severity::ALL.map(Severity::as_str);
+        if self.matchers.get("severity").is_some_and(|severity| !severities.contains(&severity.as_str())) {
+            return Some(format!("there is no such severity; there are {}", severities.join(", ")));
+        }
+        let of_rules: BTreeSet<_> = rules.iter().flat_map(|rule| rule.labels()).copied().collect();
+        let known: Vec<_> = ["rule", "severity"].into_iter().chain(of_rules).collect();
+        let stranger = self.matchers.keys().find(|name| !known.contains(&name.as_str()))?;
+        let whose = rule.map_or("an alert", |rule| rule.as_str());
+        Some(format!("{whose} has no label {stranger}; there are {}", known.join(", ")))
     }
 }
 

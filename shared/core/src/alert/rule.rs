@@ -17,6 +17,9 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
+
     /// In the words of configuration, messages and pages.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -120,6 +123,24 @@ impl Rule {
     /// The rule of that name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rule| rule.as_str() == name)
+    }
+
+    /// What tells its instances apart: labels that one of them can have.
+    pub const fn labels(self) -> &'static [&'static str] {
+        match self {
+            Self::PoolExhausted | Self::PoolLow | Self::ErrorRate | Self::ResponseTime => &["model"],
+            Self::BreakerOpen => &["model", "host"],
+            Self::KeyDisabled => &["key", "reason"],
+            Self::ExternalUse => &["project", "model"],
+            Self::ReplicaLost => &["replica"],
+            Self::DeliveryFailing => &["receiver"],
+            Self::UnhealthyKeys
+            | Self::LeaderChanged
+            | Self::StoreUnreachable
+            | Self::BusUnreachable
+            | Self::StoreSuspect
+            | Self::ConfigRejected => &[],
+        }
     }
 
     /// How it is handled unless the operator says otherwise.

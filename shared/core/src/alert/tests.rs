@@ -34,7 +34,7 @@ pub(super) struct Told {
 fn told(queued: &Queued) -> Told {
     let names = |over: bool| {
         let items = queued.items.iter().filter(|item| item.ended.is_some() == over);
-        items.map(|item| item.labels.get("of").cloned().unwrap_or_default()).collect()
+        items.map(|item| item.labels.get("model").cloned().unwrap_or_default()).collect()
     };
     Told { receiver: queued.receiver.clone(), rule: queued.rule, firing: names(false), resolved: names(true) }
 }
@@ -62,7 +62,7 @@ impl Bench {
     pub(super) fn tick(&mut self) {
         let readings = self.wrong.iter().map(|((rule, of), fires)| Reading {
             rule: *rule,
-            labels: [("of".to_owned(), of.clone())].into(),
+            labels: [("model".to_owned(), of.clone())].into(),
             fires: *fires,
             summary: format!("{of} is wrong"),
             value: None,
@@ -282,7 +282,7 @@ fn the_next_leader_believes_that_a_receiver_fails_until_it_takes_a_message() {
         summary: String::new(),
         value: None,
     };
-    let readings = [reading(RULE, "of", "x"), reading(Rule::DeliveryFailing, "receiver", "a")];
+    let readings = [reading(RULE, "model", "x"), reading(Rule::DeliveryFailing, "receiver", "a")];
     let never = Attempt::Never { why: "gone".to_owned() };
     for _ in 0..60 {
         bench.now = bench.now.plus(SECOND);

@@ -50,7 +50,7 @@ impl Inbox {
             return;
         }
         for item in &queued.items {
-            let heard = self.heard.entry(item.labels["of"].clone()).or_default();
+            let heard = self.heard.entry(item.labels["model"].clone()).or_default();
             let fires = item.ended.is_none();
             // A message lists all that fires: what is known already is no news.
             if heard.last() == Some(&fires) {

@@ -56,7 +56,7 @@ fn only_the_same_model_is_explained() {
 fn a_silence_holds_for_as_long_as_it_says_and_over_a_failover() {
     let mut bench = Bench::new();
     let until = bench.now.plus(Duration::from_mins(10));
-    bench.alerts.silence(silence(&[("rule", "error_rate"), ("of", "x")], until), bench.now).unwrap();
+    bench.alerts.silence(silence(&[("rule", "error_rate"), ("model", "x")], until), bench.now).unwrap();
     bench.set(RULE, "x", true);
     bench.set(RULE, "y", true);
     assert_eq!(bench.pass(60), [firing(RULE, &["y"])]);
@@ -79,17 +79,46 @@ fn silences_are_checked_and_bounded() {
         silence(&[("rule", "erorr_rate")], later),
         silence(&[("rule", "error_rate")], now),
         silence(&[("rule", "error_rate")], Utc::FOREVER),
-        silence(&[("of", &"x".repeat(501))], later),
+        silence(&[("model", &"x".repeat(501))], later),
     ] {
         assert!(bench.alerts.silence(wrong.clone(), now).is_err(), "{wrong:?}");
     }
     for _ in 0..MAX_SILENCES {
-        bench.alerts.silence(silence(&[("of", "x")], later), now).unwrap();
+        bench.alerts.silence(silence(&[("model", "x")], later), now).unwrap();
     }
-    assert!(bench.alerts.silence(silence(&[("of", "x")], later), now).is_err());
+    assert!(bench.alerts.silence(silence(&[("model", "x")], later), now).is_err());
     let (number, _) = bench.alerts.silences().next().unwrap();
     assert!(bench.alerts.end_silence(number) && !bench.alerts.end_silence(number));
-    assert!(bench.alerts.silence(silence(&[("of", "x")], later), now).is_ok());
+    assert!(bench.alerts.silence(silence(&[("model", "x")], later), now).is_ok());
+}
+
+/// Whoever mistypes a condition is not told that nobody is told.
+#[test]
+fn a_silence_that_can_cover_nothing_is_refused_with_what_there_is() {
+    let mut alerts = Alerts::default();
+    let now = Utc::from_ms(0);
+    let mut told = |matchers: &[(&str, &str)]| alerts.silence(silence(matchers, now.plus(SECOND)), now);
+    for (matchers, expected) in [
+        (&[("rule", "poollow")][..], "there is no such rule; there are pool_exhausted, pool_low, "),
+        (&[("severity", "huge")], "there is no such severity; there are info, warning, critical"),
+        (
+            &[("modle", "x")],
+            "an alert has no label modle; there are rule, severity, host, key, model, project, reason, receiver, replica",
+        ),
+        (&[("rule", "pool_low"), ("key", "k")], "pool_low has no label key; there are rule, severity, model"),
+        (&[("rule", "pool_low"), ("severity", "Warning")], "there is no such severity; "),
+    ] {
+        let refused = told(matchers).unwrap_err();
+        assert!(refused.starts_with(expected), "{matchers:?}: {refused}");
+    }
+    for right in [
+        &[("severity", "info")][..],
+        &[("model", "x")],
+        &[("rule", "store_unreachable")],
+        &[("rule", "key_disabled"), ("key", "k"), ("reason", "leaked")],
+    ] {
+        assert!(told(right).is_ok(), "{right:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Where each rule fires, and where it is clear.
 
+use std::collections::BTreeSet;
+
 use super::super::seen::{ModelSeen, Seen, Thresholds, Traffic};
 use super::*;
 use crate::id::{Host, KeyId, Model, ProjectId, ReplicaId};
@@ -83,6 +85,11 @@ fn facts_fire_for_each_thing_and_are_clear_without() {
             "store_suspect",
         ]
     );
+    let of_models = model(0, 10, 100, 11, 5_001).readings(&Thresholds::default());
+    for Reading { rule, labels, .. } in readings.iter().chain(&of_models) {
+        let named: BTreeSet<_> = labels.keys().map(String::as_str).collect();
+        assert_eq!(named, rule.labels().iter().copied().collect(), "{rule:?}: silences go by them");
+    }
     assert!(Seen::default().readings(&Thresholds::default()).is_empty());
 }
 
