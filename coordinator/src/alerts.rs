@@ -24,10 +24,12 @@ use keyfleet_core::state::Image;
 use keyfleet_core::time::{Mono, Now};
 use keyfleet_service::clock;
 use keyfleet_service::config::{self, Config, Wire};
+use tokio::sync::watch;
 
 use self::notice::Notice;
 use self::receivers::{Clients, deliver};
 use self::sender::{Done, Sender};
+use self::stranded::Left;
 use crate::status::{Post, Pulse};
 
 /// How often rules are looked at; with many keys less often.
@@ -54,6 +56,8 @@ pub(crate) struct Watch {
     began: Mono,
     /// Another one led before, and did not hand over.
     changed: bool,
+    /// So many outages are taken over, and perhaps not stored.
+    caught_up: usize,
 }
 
 impl Watch {
@@ -67,7 +71,37 @@ impl Watch {
             );
         }
         let changed = another.is_some_and(|epoch| !machine.was_handed_over(epoch));
-        Self { machine, sender: Sender::default(), look_at: now, began: now, changed }
+        Self { machine, sender: Sender::default(), look_at: now, began: now, changed, caught_up: 0 }
+    }
+
+    /// Leaves what nobody is told to whoever tells that the store is away.
+    pub(crate) fn leave(&self, left: &watch::Sender<Left>) {
+        let silences = self.machine.silences().map(|(number, silence)| (number, silence.clone())).collect();
+        left.send_modify(|left| left.silences = silences);
+    }
+
+    /// Takes over outages of the store that are over; what follows from it has to be stored.
+    pub(crate) fn catch_up(&mut self, left: &watch::Sender<Left>) -> Option<Step> {
+        let past: Vec<_> = left.borrow().past.iter().skip(self.caught_up).cloned().collect();
+        if past.is_empty() {
+            return None;
+        }
+        self.caught_up += past.len();
+        for past in past {
+            // A commit without an answer may have been written all the same.
+            if !self.machine.history().any(|known| *known == past) {
+                self.machine.remember(past);
+            }
+        }
+        self.stored()
+    }
+
+    /// What was taken over is stored: no later term has to.
+    pub(crate) fn caught_up(&mut self, left: &watch::Sender<Left>) {
+        let stored = std::mem::take(&mut self.caught_up);
+        if stored > 0 {
+            left.send_modify(|left| drop(left.past.drain(..stored.min(left.past.len()))));
+        }
     }
 
     /// When to call [`Self::look`].

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts::Watch;
+use crate::alerts::stranded::Left;
 use crate::alerts::view::View;
 use crate::leadership::{self, Candidate, Won};
 use crate::probe::{Prober, Verdict, Verdicts};
@@ -61,6 +62,7 @@ pub(crate) struct Driver {
     pub(crate) prober: Prober,
     pub(crate) verdicts: Verdicts,
     pub(crate) post: Post,
+    pub(crate) left: Arc<watch::Sender<Left>>,
     /// What a state file of the first format held, until a leader has taken it over.
     pub(crate) old: Option<Saved>,
     /// What is stored may lack something that happened.
@@ -159,6 +161,7 @@ impl Reign<'_> {
             if self.carry_out(batch).await.is_err() {
                 return End::Lost;
             }
+            self.alerts.caught_up(&self.driver.left);
             self.alerts.send(&self.driver.config.borrow());
             if let Some(end) = end {
                 return end;
@@ -273,6 +276,7 @@ impl Reign<'_> {
                     Wish::End(number) => (!self.alerts.machine.end_silence(number))
                         .then(|| "there is no silence of this number".to_owned()),
                 };
+                self.alerts.leave(&self.driver.left);
                 batch.steps.extend(self.alerts.stored());
                 batch.askers.push((asker, refused.map_or(Answer::Done, |why| Answer::Refused { why })));
             }
@@ -315,6 +319,7 @@ impl Reign<'_> {
         }
         let config = self.driver.config.borrow().clone();
         let (bus_down, now) = (self.bus_down, clock::now());
+        batch.steps.extend(self.alerts.catch_up(&self.driver.left));
         let look = self.alerts.look(&mut self.ledger, &mut self.driver.post, &config, bus_down, now);
         batch.steps.extend(look);
     }

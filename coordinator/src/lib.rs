@@ -64,8 +64,9 @@ pub async fn run(
     post.note(|pulse| alerts::begin_counting(pulse, &config.borrow()));
     let Fabric { bus, witness, store, old, suspect } = fabric;
     let candidate = Candidate::new(store, &post);
-    let mut driver = Driver { config, bus, witness, candidate, prober, verdicts, post, old, suspect };
-    let stranded = alerts::stranded::tell(driver.config.clone(), driver.post.pulse());
+    let left = Arc::new(watch::Sender::new(alerts::stranded::Left::default()));
+    let stranded = alerts::stranded::tell(config.clone(), post.pulse(), left.clone());
+    let mut driver = Driver { config, bus, witness, candidate, prober, verdicts, post, left, old, suspect };
     tokio::select! {
         () = lead(&mut driver, &shutdown) => {}
         never = stranded => match never {},

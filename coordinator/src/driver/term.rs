@@ -52,6 +52,7 @@ impl<'d> Reign<'d> {
         // A process that is its own coordinator has nobody who could have led instead.
         let another = another.filter(|_| driver.post.address.is_some());
         let alerts = Watch::resume(&image, another.map(|author| author.epoch), clock::mono());
+        alerts.leave(&driver.left);
         let (mut saved, unread) = Saved::read(&image);
         if unread > 0 {
             tracing::warn!(entries = unread, "some of the stored state cannot be read and is left out");

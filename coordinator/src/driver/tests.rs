@@ -23,10 +23,12 @@ use tokio::sync::mpsc;
 
 use super::term::resume;
 use super::*;
+use crate::status::Desk;
 
 mod delivering;
 mod handing_over;
 mod moved;
+mod stranding;
 
 const ASK_TIMEOUT: Duration = Duration::from_millis(250);
 /// Far more than anything here takes.
@@ -39,6 +41,7 @@ struct Fixture {
     config: watch::Sender<Arc<Config>>,
     verdicts: mpsc::Sender<Verdict>,
     key: KeyId,
+    desk: Desk,
 }
 
 fn fixture(store: &Arc<MemoryStore>) -> Fixture {
@@ -49,19 +52,20 @@ fn fixture(store: &Arc<MemoryStore>) -> Fixture {
     let (verdicts, heard) = mpsc::channel(1);
     let (gateway, bus) = fabric(ASK_TIMEOUT);
     let (_, reloads) = watch::channel(Reloads::new(clock::utc()));
-    let (_, post) = crate::status::desk(None, reloads);
+    let (desk, post) = crate::status::desk(None, reloads);
     let driver = Driver {
         config: in_force,
         bus: Box::new(bus),
         witness: Arc::new(LocalWitness::default()),
         candidate: Candidate::new(store.clone(), &post),
         post,
+        left: Arc::new(watch::Sender::new(Left::default())),
         prober: Prober::default(),
         verdicts: heard,
         old: None,
         suspect: false,
     };
-    Fixture { driver, gateway, config, verdicts, key }
+    Fixture { driver, gateway, config, verdicts, key, desk }
 }
 
 /// Leads until `scene` is played, and then to the end that it brought about or that `stop` does.
@@ -98,7 +102,7 @@ fn report(key: &KeyId) -> Report {
 #[tokio::test]
 async fn what_was_answered_is_stored_and_then_spread() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts, .. } = fixture(&store);
     let stop = CancellationToken::new();
     let scene = async {
         led(&gateway).await;
@@ -121,7 +125,7 @@ async fn what_was_answered_is_stored_and_then_spread() {
 #[tokio::test]
 async fn what_cannot_be_stored_is_neither_answered_nor_spread() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts, .. } = fixture(&store);
     let stop = CancellationToken::new();
     let scene = async {
         led(&gateway).await;
@@ -168,7 +172,7 @@ async fn a_second_leader_fences_the_first() {
 #[tokio::test]
 async fn a_leader_that_hears_of_a_later_one_leaves_without_an_answer() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key: _, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key: _, config: _config, verdicts: _verdicts, .. } = fixture(&store);
     let stop = CancellationToken::new();
     let boot = ReplicaId::new("r");
     let request = LeaseRequest { boot, number: 1, epoch: 7, reports: Vec::new(), wants: Vec::new() };
@@ -184,7 +188,7 @@ async fn a_leader_that_hears_of_a_later_one_leaves_without_an_answer() {
 #[tokio::test]
 async fn a_prober_that_is_gone_is_a_death() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, verdicts, key: _, config: _config } = fixture(&store);
+    let Fixture { mut driver, gateway, verdicts, key: _, config: _config, .. } = fixture(&store);
     let scene = async {
         led(&gateway).await;
         drop(verdicts);
@@ -195,7 +199,7 @@ async fn a_prober_that_is_gone_is_a_death() {
 #[tokio::test]
 async fn gateways_that_are_gone_are_a_death() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, verdicts: _verdicts, key: _, config: _config } = fixture(&store);
+    let Fixture { mut driver, gateway, verdicts: _verdicts, key: _, config: _config, .. } = fixture(&store);
     let scene = async {
         led(&gateway).await;
         drop(gateway);
@@ -206,7 +210,7 @@ async fn gateways_that_are_gone_are_a_death() {
 #[tokio::test]
 async fn decisions_go_on_while_nobody_follows_the_configuration() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key, config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config, verdicts: _verdicts, .. } = fixture(&store);
     let stop = CancellationToken::new();
     let scene = async {
         led(&gateway).await;
@@ -221,7 +225,7 @@ async fn decisions_go_on_while_nobody_follows_the_configuration() {
 #[tokio::test]
 async fn a_verdict_and_another_configuration_count() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key, config, verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config, verdicts, .. } = fixture(&store);
     let stop = CancellationToken::new();
     let scene = async {
         led(&gateway).await;
@@ -243,7 +247,7 @@ async fn a_verdict_and_another_configuration_count() {
 #[tokio::test]
 async fn a_backlog_of_reports_holds_up_nothing_else() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key, config, verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config, verdicts, .. } = fixture(&store);
     let stop = CancellationToken::new();
     let model = keyfleet_core::id::Model::new("m");
     let host = keyfleet_core::id::Host::new("h");
@@ -296,7 +300,7 @@ async fn a_backlog_of_reports_holds_up_nothing_else() {
 #[tokio::test]
 async fn an_operator_is_told_whether_the_key_will_be_looked_at() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts, .. } = fixture(&store);
     let prober = driver.prober.clone();
     let stop = CancellationToken::new();
     let operate = async |operation| {
@@ -321,7 +325,7 @@ async fn an_operator_is_told_whether_the_key_will_be_looked_at() {
 #[tokio::test]
 async fn what_waits_at_the_end_still_counts_and_another_may_lead_at_once() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts, .. } = fixture(&store);
     let stop = CancellationToken::new();
     let scene = async {
         led(&gateway).await;
@@ -342,7 +346,8 @@ async fn what_waits_at_the_end_still_counts_and_another_may_lead_at_once() {
 async fn a_store_that_may_have_lost_something_is_not_trusted_by_any_later_leader() {
     let store = Arc::new(MemoryStore::default());
     for first in [true, false] {
-        let Fixture { mut driver, gateway, key: _, config: _config, verdicts: _verdicts } = fixture(&store);
+        let Fixture { mut driver, gateway, key: _, config: _config, verdicts: _verdicts, .. } =
+            fixture(&store);
         driver.suspect = first;
         let stop = CancellationToken::new();
         let scene = async {
@@ -358,7 +363,7 @@ async fn a_store_that_may_have_lost_something_is_not_trusted_by_any_later_leader
 #[tokio::test]
 async fn what_an_earlier_release_saved_is_taken_over_once() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts, .. } = fixture(&store);
     let since = clock::utc();
     let block = Block { cause: Cause::ByOperator, until: Utc::FOREVER, probe_at: None, level: 0, since };
     driver.old = Some(Saved { blocks: vec![(Subject::Key(key.clone()), block)], ..Saved::default() });
@@ -422,7 +427,7 @@ fn reading_goes_on_where_it_ended_or_where_the_stream_begins() {
 #[tokio::test]
 async fn what_publishers_lost_is_counted() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts, .. } = fixture(&store);
     let pulse = driver.post.pulse().subscribe();
     let stop = CancellationToken::new();
     let scene = async {
@@ -460,7 +465,7 @@ async fn on_a_full_disk() {
     let folder = tempfile::tempdir().unwrap();
     let opened = MemoryStore::open(&folder.path().join("state.json"), "a boot").unwrap();
     let store = Arc::new(opened.store);
-    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key, config: _config, verdicts: _verdicts, .. } = fixture(&store);
     let stop = CancellationToken::new();
     let limit = getrlimit(Resource::Fsize);
     let scene = async {
@@ -536,7 +541,7 @@ impl Witness for Mute {
 #[tokio::test]
 async fn a_term_of_which_the_witness_said_nothing_hides_no_other() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway, key: _, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway, key: _, config: _config, verdicts: _verdicts, .. } = fixture(&store);
     let witness = Arc::new(Mute::default());
     driver.witness = witness.clone();
     // Of the terms, and whether one of another was lost before each.

@@ -184,6 +184,13 @@ impl Alerts {
         self.history.iter().map(|(_, past)| past)
     }
 
+    /// Takes out of the history what there is, for another machine to [`Self::remember`].
+    pub fn hand_on(&mut self) -> impl Iterator<Item = Past> {
+        let history = std::mem::take(&mut self.history);
+        self.touched.extend(history.iter().map(|(number, _)| Place::Past(*number)));
+        history.into_iter().map(|(_, past)| past)
+    }
+
     /// The leader of this epoch gives up the lead because its process is to end.
     pub fn hand_over(&mut self, epoch: u64) {
         self.handed_over = Some(epoch);

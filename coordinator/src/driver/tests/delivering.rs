@@ -72,7 +72,7 @@ async fn what_was_delivered_is_noted_however_many_reports_wait() {
     let url = Secret::new(format!("http://{}/", listener.local_addr().unwrap()));
     let receiver = tokio::spawn(take_all(listener));
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway: _gone, key, config, verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway: _gone, key, config, verdicts, .. } = fixture(&store);
     config.send_modify(|config| {
         let alerts = &mut Arc::make_mut(config).alerts;
         alerts.policy.group_wait = Duration::ZERO;

@@ -42,7 +42,8 @@ impl LeaderBus for Moving {
 #[tokio::test]
 async fn a_stream_that_was_made_anew_is_stored_with_the_reports_of_the_old_one() {
     let store = Arc::new(MemoryStore::default());
-    let Fixture { mut driver, gateway: _gone, key, config: _config, verdicts: _verdicts } = fixture(&store);
+    let Fixture { mut driver, gateway: _gone, key, config: _config, verdicts: _verdicts, .. } =
+        fixture(&store);
     let (gateway, inner) = fabric(ASK_TIMEOUT);
     let (moves, moved) = mpsc::channel(1);
     driver.bus = Box::new(Moving { inner, moves: moved });

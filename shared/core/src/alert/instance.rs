@@ -227,7 +227,8 @@ impl Alerts {
             .collect()
     }
 
-    pub(super) fn remember(&mut self, past: Past) {
+    /// Adds to the history what is over. It may have been another machine's.
+    pub fn remember(&mut self, past: Past) {
         let number = self.next_number();
         self.history.push_back((number, past));
         self.touched.insert(Place::Past(number));

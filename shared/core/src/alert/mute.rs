@@ -1,6 +1,6 @@
 //! What keeps a message back: a stronger alert that explains it, a silence, the night.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -139,6 +139,13 @@ impl Alerts {
         self.silences.insert(number, silence);
         self.touched.insert(Place::Silence(number));
         Ok(number)
+    }
+
+    /// Holds back what another machine does by these silences of it, and nothing else.
+    pub fn silence_as(&mut self, other: &BTreeMap<u64, Silence>) {
+        let gone = self.silences.keys().filter(|number| !other.contains_key(number));
+        self.touched.extend(gone.chain(other.keys()).map(|number| Place::Silence(*number)));
+        self.silences.clone_from(other);
     }
 
     /// Ends a silence; false if there is none of that number.

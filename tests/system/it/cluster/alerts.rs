@@ -191,7 +191,18 @@ async fn lose_nothing_wherever_the_leader_is_killed() {
     eprintln!("8 kills of the leader: {doubles} messages came twice, under the same id");
 }
 
-/// Without a store nobody leads; whoever led last tells that, and nobody else.
+/// Waits until the leader's history has so many outages of Redis.
+async fn remembered(cluster: &Cluster, outages: usize) {
+    eventually("it is in the history", SOON, || async {
+        let past = alerts(cluster).await?["history"].clone();
+        let of_redis = past.as_array()?.iter().filter(|past| past["rule"] == "store_unreachable");
+        (of_redis.count() == outages).then_some(())
+    })
+    .await;
+}
+
+/// Without a store nobody leads; whoever led last tells that, and nobody else. Who silenced it is told nothing. What is
+/// over is in the history of the next leader: here the same process, which has a head start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tell_once_that_redis_is_away() {
     let sink = Sink::start().await;
@@ -208,7 +219,15 @@ async fn tell_once_that_redis_is_away() {
         eventually("its end is told", SOON, || async { (of_redis("resolved") >= outage).then_some(()) })
             .await;
         assert_eq!((of_redis("firing"), of_redis("resolved")), (outage, outage));
+        remembered(&cluster, outage).await;
     }
+    operate(&cluster, "alerts/silence?of=rule%3Dstore_unreachable&reason=maintenance&minutes=5").await;
+    cluster.kill(Part::Redis);
+    // So long is the outage, which the history has only if it was long enough to fire.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    cluster.restart(Part::Redis).await;
+    remembered(&cluster, 3).await;
+    assert_eq!((of_redis("firing"), of_redis("resolved")), (2, 2), "it is silenced");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
