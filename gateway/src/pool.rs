@@ -172,6 +172,11 @@ impl Pool {
         self.gather(&old);
     }
 
+    /// Lets go of quota that nobody draws from.
+    pub(crate) fn forget_idle_quota(&self) {
+        self.quota.forget_idle(&self.live().quota_policy());
+    }
+
     /// Turns the answers since the last time into records.
     pub(crate) fn gather(&self, live: &Live) {
         live.lanes.load().values().for_each(|lane| self.gather_lane(live, lane));

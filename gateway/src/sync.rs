@@ -277,7 +277,7 @@ async fn lease(app: &App) {
     loop {
         tokio::select! {
             () = quota.low.notified() => {}
-            () = tokio::time::sleep_until(clock::instant(quota.next_poll())) => quota.forget_idle(),
+            () = tokio::time::sleep_until(clock::instant(quota.next_poll())) => app.pool.forget_idle_quota(),
         }
         while let Some(request) = quota.poll() {
             let asked = clock::mono();

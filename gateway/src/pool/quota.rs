@@ -369,9 +369,16 @@ impl Quota {
         self.holder.lock().leave(clock::mono())
     }
 
-    /// Lets go of buckets that nobody draws from.
-    pub(crate) fn forget_idle(&self) {
-        self.holder.lock().forget_idle(clock::mono());
+    /// Lets go of buckets that nobody draws from. Those that found no room before get what there is now.
+    pub(super) fn forget_idle(&self, rules: &Policy<'_>) {
+        let has_room_again = {
+            let mut holder = self.holder.lock();
+            holder.forget_idle(clock::mono());
+            holder.has_room_again()
+        };
+        if has_room_again {
+            self.follow(rules);
+        }
     }
 }
 

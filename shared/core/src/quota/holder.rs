@@ -26,8 +26,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const REFILL_EVERY: Duration = Duration::from_millis(250);
 /// What a clock may be off by beyond its drift.
 const SLACK: Duration = Duration::from_millis(5);
-/// A purse that nobody drew from for so long is dropped.
-const IDLE: Duration = Duration::from_mins(10);
+/// A purse that nobody drew from for so long is dropped: nothing is left of what was known of the demand, and clients can
+/// invent models faster than that.
+const IDLE: Duration = Duration::from_mins(2);
 /// The longest request, in bytes. All lots have to be listed, so what might not fit is not asked for; NATS takes a
 /// million bytes.
 const LONGEST: usize = 768 * 1_024;
@@ -253,6 +254,11 @@ impl Holder {
     /// Whether it has a purse for this bucket.
     pub(super) fn has(&self, bucket: &Bucket) -> bool {
         self.purses.contains_key(bucket)
+    }
+
+    /// Drops the purse of a bucket, if it has one.
+    pub(super) fn forget(&mut self, bucket: &Bucket) {
+        self.purses.remove(bucket);
     }
 
     /// How many buckets it has purses for.

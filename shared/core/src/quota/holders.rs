@@ -71,7 +71,15 @@ impl Holders {
             self.all.push(holder);
         }
         // It may have found no room when it was asked for before.
+        self.refused.forget(bucket);
         self.all[place].purse(bucket, now)
+    }
+
+    /// Whether buckets that found no room would find some now, if their purses were asked for again.
+    pub fn has_room_again(&self) -> bool {
+        let has_room =
+            self.all.len() < MOST_HOLDERS || self.all.iter().any(|holder| holder.buckets() < MOST_BUCKETS);
+        has_room && self.refused.buckets() > 0
     }
 
     /// How many buckets find no room: what is drawn from them is never there.
@@ -333,5 +341,28 @@ mod tests {
         pair.holders.forget_idle(later);
         let _another = pair.holders.purse(&bucket(9_999), later);
         assert_eq!(pair.holders.all.iter().map(Holder::buckets).collect::<Vec<_>>(), [2, 0]);
+    }
+
+    /// Clients can invent more models than there is room for; when they are forgotten, others get their place.
+    #[test]
+    fn whoever_found_no_room_finds_it_when_others_are_forgotten() {
+        let mut pair = Pair::new();
+        let start = Mono::from_ms(pair.ms);
+        for n in 0..MOST_HOLDERS * MOST_BUCKETS {
+            let invented = Model::new(format!("invented-{n}"));
+            pair.holders.purse(&Bucket::Quota(ProjectId::new("p"), invented, Dimension::Rpm), start);
+        }
+        let late = pair.holders.purse(&bucket(0), start);
+        assert_eq!((pair.holders.refused(), pair.holders.has_room_again()), (1, false));
+        drop(late.draw(1, start));
+        pair.ms += 180_000;
+        let now = Mono::from_ms(pair.ms);
+        pair.holders.forget_idle(now);
+        assert!(pair.holders.has_room_again());
+        let purse = pair.holders.purse(&bucket(0), now);
+        assert_eq!((pair.holders.refused(), pair.holders.has_room_again()), (0, false));
+        drop(purse.draw(1, now));
+        pair.talk();
+        assert!(purse.draw(1, Mono::from_ms(pair.ms)).is_ok());
     }
 }
