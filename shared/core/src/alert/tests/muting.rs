@@ -178,9 +178,9 @@ fn an_end_says_whether_others_that_were_told_go_on() {
     }
     assert_eq!(bench.pass(60), [firing(RULE, &["x", "y", "z"])]);
     let until = bench.now.plus(GIVE_UP);
-    bench.alerts.silence(silence(&[("of", "y")], until), bench.now).unwrap();
+    bench.alerts.silence(silence(&[("model", "y")], until), bench.now).unwrap();
     // One that was never told does not count.
-    bench.alerts.silence(silence(&[("of", "w")], until), bench.now).unwrap();
+    bench.alerts.silence(silence(&[("model", "w")], until), bench.now).unwrap();
     bench.set(RULE, "w", true);
     for (over, still_fires) in [(["x", "z"].as_slice(), true), (&["y"], false)] {
         for of in over {
