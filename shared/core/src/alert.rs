@@ -151,7 +151,7 @@ pub struct Alerts {
     handed_over: Option<u64>,
     /// The last number that was given to a message, a silence or an entry of the history.
     number: u64,
-    /// What went wrong when there was no room for it.
+    /// How much is wrong now that there is no room for.
     overflow: u64,
     touched: BTreeSet<Place>,
 }
@@ -202,7 +202,7 @@ impl Alerts {
         self.handed_over == Some(epoch)
     }
 
-    /// How often something went wrong that there was no room for.
+    /// How much is wrong now that there is no room for.
     pub fn overflow(&self) -> u64 {
         self.overflow
     }

@@ -156,6 +156,7 @@ impl Alerts {
     ) {
         let readings = readings.into_iter().filter(|reading| policy.timing(reading.rule).enabled);
         let readings: BTreeMap<_, _> = readings.map(|reading| (reading.fingerprint(), reading)).collect();
+        self.overflow = 0;
         for (fingerprint, reading) in &readings {
             if reading.fires && !self.instances.contains_key(fingerprint) {
                 self.begin(fingerprint, reading, now);

@@ -371,8 +371,10 @@ fn everything_is_bounded() {
     for of in 0..MAX_INSTANCES + 5 {
         bench.set(RULE, &of.to_string(), true);
     }
-    bench.tick();
-    assert_eq!((bench.alerts.instances().count(), bench.alerts.overflow()), (MAX_INSTANCES, 5));
+    for _ in 0..2 {
+        bench.tick();
+        assert_eq!((bench.alerts.instances().count(), bench.alerts.overflow()), (MAX_INSTANCES, 5));
+    }
     bench.wrong.clear();
     for of in 0..MAX_HISTORY + 10 {
         let past = Past {
