@@ -12,7 +12,7 @@ use super::stored::Place;
 use super::{Alerts, Instance, Labels, MAX_SILENCES, Policy, Rule, Severity};
 use crate::time::Utc;
 
-/// Alerts that say nothing new while another fires, and the labels in which both have to agree.
+/// Alerts that say nothing new while another fires or is about to, and the labels in which both have to agree.
 const EXPLAINED: [(Rule, Rule, &[&str]); 8] = [
     (Rule::PoolExhausted, Rule::PoolLow, &["model"]),
     (Rule::PoolExhausted, Rule::ErrorRate, &["model"]),
@@ -162,10 +162,11 @@ impl Alerts {
         self.touched.extend(over.map(|(number, _)| Place::Silence(number)));
     }
 
-    /// What fires and explains others.
+    /// What fires, or is about to, and explains others: whoever is told of the others first is told twice of one thing.
     pub fn strong(&self) -> Vec<&Instance> {
         let explains = |instance: &&Instance| {
-            instance.fires() && EXPLAINED.iter().any(|(strong, ..)| *strong == instance.rule)
+            (instance.fires() || instance.pends())
+                && EXPLAINED.iter().any(|(strong, ..)| *strong == instance.rule)
         };
         self.instances.values().filter(explains).collect()
     }

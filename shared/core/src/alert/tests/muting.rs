@@ -27,6 +27,25 @@ fn an_exhausted_pool_explains_its_keys() {
 }
 
 #[test]
+fn what_is_about_to_fire_explains_as_well() {
+    for lasts in [true, false] {
+        let mut bench = Bench::new();
+        bench.policy.group_wait = Duration::ZERO;
+        let at_once = Timing { wait: Duration::ZERO, ..Rule::KeyDisabled.timing() };
+        bench.policy.timings.insert(Rule::KeyDisabled, at_once);
+        bench.set(Rule::PoolExhausted, "x", true);
+        bench.set(Rule::KeyDisabled, "k1", true);
+        assert_eq!(bench.pass(5), []);
+        if !lasts {
+            bench.clear(Rule::PoolExhausted, "x");
+        }
+        let told =
+            if lasts { firing(Rule::PoolExhausted, &["x"]) } else { firing(Rule::KeyDisabled, &["k1"]) };
+        assert_eq!(bench.pass(60), [told]);
+    }
+}
+
+#[test]
 fn only_the_same_model_is_explained() {
     let mut bench = Bench::new();
     let model = |rule, model: &str| Reading {
