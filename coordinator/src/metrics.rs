@@ -24,9 +24,8 @@ const GLANCE: Duration = Duration::from_millis(500);
 /// So many keys and buckets have figures of their own; of larger pools there are the numbers by state.
 const MOST_KEYS: usize = 1_000;
 const MOST_BUCKETS: usize = 3_000;
-/// The most names of models, and the longest, as gateways have them.
+/// The most names of models, as gateways have them.
 const MOST_MODELS: usize = 254;
-const LONGEST_MODEL: usize = 128;
 
 /// One moment's figures.
 #[derive(Debug, Default)]
@@ -183,9 +182,8 @@ struct Names<'n>(BTreeSet<&'n str>);
 
 impl<'n> Names<'n> {
     fn of(answered: &'n BTreeSet<Model>) -> Self {
-        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:/@+".contains(&b);
         let names = answered.iter().map(Model::as_str);
-        let plain = names.filter(|name| name.len() <= LONGEST_MODEL && name.bytes().all(is_plain));
+        let plain = names.filter(|name| Model::is_plain(name));
         Self(plain.take(MOST_MODELS).collect())
     }
 

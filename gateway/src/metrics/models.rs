@@ -7,14 +7,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwap;
+use keyfleet_core::id::Model;
 use parking_lot::Mutex;
 
 use super::histogram::{Histogram, Timing};
 
 /// The most names; 256 numbers with the two that are always there.
 const MOST: usize = 254;
-/// No model has a longer name.
-const LONGEST: usize = 128;
 
 /// The figures of one model.
 #[derive(Debug)]
@@ -128,9 +127,8 @@ impl Models {
     }
 
     fn may_add(&self, name: &str) -> bool {
-        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:/@+".contains(&b);
         let is_ours = ["none", "other"].contains(&name);
-        !is_ours && name.len() <= LONGEST && name.bytes().all(is_plain) && self.known.load().len() < MOST
+        !is_ours && Model::is_plain(name) && self.known.load().len() < MOST
     }
 
     /// All, by number.
@@ -155,7 +153,7 @@ mod tests {
         assert_eq!((&*own.name, &*models.of("m").name), ("m", "m"));
         assert!(Arc::ptr_eq(&own, &models.answered("m", || panic!("it is known"))));
         assert_eq!(&*models.of("").name, "none");
-        for name in ["", "other", "none", "a\"b", "a b", "a\n", "\u{e9}", &"x".repeat(LONGEST + 1)] {
+        for name in ["", "other", "none", "a\"b", "a b", "a\n", "\u{e9}", &"x".repeat(129)] {
             assert_ne!(&*models.answered(name, || true).name, "m", "{name:?}");
         }
         assert_eq!(models.all().len(), 3);

@@ -80,3 +80,14 @@ name! {
     /// Something stored upstream that belongs to one project: `files/x`, `cachedContents/x`, `batches/x`…
     Resource
 }
+
+/// No model has a longer name, in bytes.
+const LONGEST_MODEL: usize = 128;
+
+impl Model {
+    /// Whether a name can stand in a metric: names come from clients, and those of models are short and plain.
+    pub fn is_plain(name: &str) -> bool {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:/@+".contains(&b);
+        name.len() <= LONGEST_MODEL && name.bytes().all(is_plain)
+    }
+}
