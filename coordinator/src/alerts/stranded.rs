@@ -21,6 +21,8 @@ use crate::status::{Pulse, Role};
 /// The most outages that wait for a term of this process; beyond it the oldest go.
 const MAX_PAST: usize = 100;
 
+const SUMMARY: &str = "the last leader does not reach Redis, and nobody can lead";
+
 /// What the leader of this process and whoever tells of an outage leave each other: neither has a store then.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
@@ -79,7 +81,13 @@ impl Outage {
         let policy = Policy { group_wait: Duration::ZERO, ..policy.clone() };
         let readings = (self.led && !pulse.store_up).then(reading).into_iter().collect();
         self.machine.silence_as(&left.borrow().silences);
+        let fires = |machine: &Alerts| machine.instances().any(|(_, instance)| instance.fires());
+        let fired = fires(&self.machine);
         self.machine.tick(readings, |_| true, &policy, now);
+        if !fired && fires(&self.machine) {
+            // Whoever silenced it sees it here.
+            tracing::warn!(rule = Rule::StoreUnreachable.as_str(), "an alert fires: {SUMMARY}");
+        }
         let over: Vec<_> = self.machine.hand_on().collect();
         if !over.is_empty() {
             left.send_modify(|left| {
@@ -98,7 +106,7 @@ fn reading() -> Reading {
         rule: Rule::StoreUnreachable,
         labels: Labels::new(),
         fires: true,
-        summary: "the last leader does not reach Redis, and nobody can lead".to_owned(),
+        summary: SUMMARY.to_owned(),
         value: None,
     }
 }

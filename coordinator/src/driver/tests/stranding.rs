@@ -29,19 +29,11 @@ async fn silences_are_left_at_once_and_an_outage_that_is_over_is_stored() {
         assert_eq!(answer, Ok(Answer::Done));
         assert!(left.borrow().silences.values().eq([&silence]));
         left.send_modify(|left| left.past.push(outage()));
-        loop {
-            let image = store.load().await.unwrap();
-            if Alerts::restore(&image, now).0.history().eq([&outage()]) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let stored = async {
-            while !left.borrow().past.is_empty() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(SOON, stored).await.expect("no later term has to store it");
+        let mut waiting = left.subscribe();
+        let stored = waiting.wait_for(|left| left.past.is_empty());
+        tokio::time::timeout(SOON, stored).await.expect("no later term has to store it").unwrap();
+        let image = store.load().await.unwrap();
+        assert!(Alerts::restore(&image, now).0.history().eq([&outage()]));
         stop.cancel();
     };
     assert_eq!(play(&mut driver, &stop, scene).await, End::Stopped);
